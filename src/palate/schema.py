@@ -1,0 +1,201 @@
+"""The currency: frozen types that every floor of Palate hands to the next.
+
+Shape letters used everywhere: N items in the catalogue, U users, H history items, C candidates,
+T tokens, D model width, E matching width, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Quantization = Literal["none", "int8", "nf4"]
+Empty: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One catalogue entry. `text` holds every text field but the title; `media` maps a modality to a file."""
+
+    item_id: str
+    title: str
+    text: Mapping[str, str] = field(default_factory=dict)
+    media: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One user-item interaction. `timestamp` in seconds since 1970; None where the table has none."""
+
+    item_id: str
+    timestamp: float | None = None
+    rating: float | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to score or recommend for whom. History is oldest first. `user_id` may be unknown to training."""
+
+    request_id: str
+    user_id: str | None = None
+    history: tuple[Event, ...] = ()
+    candidates: tuple[str, ...] = ()
+    context: Mapping[str, str] = field(default_factory=dict)
+    profile: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The nouns and verbs of a domain, from `dataset.yaml`. `verb` is a past form: watched, bought, read."""
+
+    item: str = "item"
+    items: str = "items"
+    verb: str = "chose"
+    person: str = "user"
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Time-ordered item sequences of all users, as CSR arrays (the shape implicit and RecBole also use).
+
+    user_ids: U ids; item_ids: N ids, the catalogue's order, the index space of `items`.
+    indptr: int64 [U + 1]; items: int64 [nnz]; timestamps: float64 [nnz] (NaN unknown);
+    ratings: float32 [nnz] (NaN unknown). A user's slice is oldest first, ties in file order.
+    """
+
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    indptr: Ints
+    items: Ints
+    timestamps: NDArray[np.float64]
+    ratings: Floats
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    @cached_property
+    def user_index(self) -> dict[str, int]:
+        return {u: i for i, u in enumerate(self.user_ids)}
+
+    @cached_property
+    def item_index(self) -> dict[str, int]:
+        return {i: n for n, i in enumerate(self.item_ids)}
+
+    def sequence(self, user: int) -> Ints:
+        """Item indices of user number `user`, oldest first: int64 [H]."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def sequences(self) -> list[Ints]:
+        return [self.sequence(u) for u in range(len(self))]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One modality's vectors for a list of items.
+
+    vectors: float32 [N, F]; rows where `present` (bool [N]) is False are zero and mean "no such medium".
+    fingerprint: identifies encoder, weights and options; vectors of two fingerprints never mix.
+    """
+
+    modality: str
+    item_ids: tuple[str, ...]
+    vectors: Floats
+    present: Bools
+    fingerprint: str
+
+    @property
+    def width(self) -> int:
+        return int(self.vectors.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """`length` consecutive positions from `start` that take soft tokens of one item and modality."""
+
+    start: int
+    length: int
+    modality: str
+    item_id: str
+
+    def shifted(self, by: int) -> Slot:
+        return Slot(self.start + by, self.length, self.modality, self.item_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A serialized prompt.
+
+    token_ids: int64 [T]; positions under a slot hold the tokenizer's pad (or eos) id and are overwritten.
+    history: item ids shown, oldest first; item_ends: int64 [H], the last position of each shown item.
+    start: the position just before the first history item (it predicts the first item).
+    dropped: how many of the oldest history items the token budget cost.
+    """
+
+    token_ids: Ints
+    slots: tuple[Slot, ...] = ()
+    history: tuple[str, ...] = ()
+    item_ends: tuple[int, ...] = ()
+    start: int = 0
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A continuation of a prompt: one candidate. Slot positions are relative to the branch's first token."""
+
+    item_id: str
+    token_ids: Ints
+    slots: tuple[Slot, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Candidates of one request with their scores, in the request's candidate order (higher is better)."""
+
+    request_id: str
+    user_id: str | None
+    item_ids: tuple[str, ...]
+    scores: Floats
+
+    def ranks(self) -> Ints:
+        """Rank of each candidate from 1; equal scores keep candidate-id order, so input order never matters."""
+        order = sorted(range(len(self.item_ids)), key=lambda i: (-float(self.scores[i]), self.item_ids[i]))
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(1, len(order) + 1)
+        return ranks
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """The k best (item id, score) pairs, best first."""
+        ranks = self.ranks()
+        best = np.argsort(ranks)[:k]
+        return [(self.item_ids[i], float(self.scores[i])) for i in best]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a retriever proposes for one request: item ids, best first, with its own scores."""
+
+    item_ids: tuple[str, ...]
+    scores: Floats
+    source: str
+
+
+SlotPlan = Sequence[tuple[str, int]]
+"""The soft tokens one item gets: (modality, how many) in order; empty where the item has none."""
