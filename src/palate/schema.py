@@ -199,3 +199,38 @@ class Candidates:
 
 SlotPlan = Sequence[tuple[str, int]]
 """The soft tokens one item gets: (modality, how many) in order; empty where the item has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One request inside a pack: a causal prefix, then branch tokens that form a tree.
+
+    Positions `start .. start + prefix` attend causally among themselves. The `branch` tokens that follow
+    attend to the whole prefix and, among themselves, to `ancestors` (bool [branch, branch], row attends to
+    column, the diagonal included); None when there are no branch tokens.
+    """
+
+    start: int
+    prefix: int
+    branch: int = 0
+    ancestors: Bools | None = None
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.prefix + self.branch
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Many requests in one unpadded sequence: what `Model.forward` takes.
+
+    token_ids, positions: int64 [T]; slots hold positions in the pack; segments tile 0..T in order.
+    """
+
+    token_ids: Ints
+    positions: Ints
+    slots: tuple[Slot, ...]
+    segments: tuple[Segment, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
