@@ -1,0 +1,1 @@
+"""The engine floor: packed scoring, constrained generation and the scoring modes."""

@@ -1,0 +1,238 @@
+"""The adapter bundle `adapters/NAME/`: standard PEFT files, projectors, the item vectors, and what they belong to.
+
+    adapter_config.json, adapter_model.safetensors   LoRA, loads in plain `peft`
+    projectors.safetensors                           projectors and matching head, bfloat16
+    features.safetensors                             the item vectors it was trained with, float16
+    palate.json                                      base and its hash, encoders, templates, data, config, metrics
+    README.md                                        the card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from palate.config import ModelConfig
+from palate.errors import BundleError
+from palate.model.card import card
+from palate.model.load import load_base, pick_device, quiet
+from palate.model.model import Model, make_soft
+from palate.schema import Features, Quantization
+
+FORMAT = 1
+FILES = ("adapter_config.json", "adapter_model.safetensors", "projectors.safetensors", "palate.json")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded adapter: the model and what `palate.json` says of it."""
+
+    model: Model
+    meta: dict[str, Any]
+    folder: Path
+
+
+def save(folder: str | Path, model: Model, meta: Mapping[str, Any]) -> Path:
+    """Write a bundle, atomically: the old one stays until the new one is whole.
+
+    meta: JSON-able, what the caller knows: `templates` (name -> hash), `encoders`, `data`, `training`,
+    `metrics`. It goes into `palate.json` and onto the card.
+    """
+    from safetensors.torch import save_file
+
+    if model.soft is None or not hasattr(model.lm, "peft_config"):
+        raise BundleError("only a model with LoRA and projectors can be saved as a bundle; this is an untuned base")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _save_lora(new, model)
+        soft = {n: t.to("cpu", _compact(n, t)).contiguous() for n, t in model.soft.state_dict().items()}
+        save_file(soft, new / "projectors.safetensors")
+        _save_features(new / "features.safetensors", model.soft.tables())
+        whole = {
+            "format": FORMAT,
+            "base": model.config.base,
+            "base_sha256": model.base_digest,
+            "model": model.config.model_dump(mode="json"),
+            "fingerprints": dict(model.soft.fingerprints),
+            **meta,
+        }
+        (new / "palate.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(card(folder.name, whole), encoding="utf-8")
+        new.chmod(0o755)
+        _swap(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
+
+
+def _compact(name: str, tensor: torch.Tensor) -> torch.dtype:
+    """Weights go to bfloat16; statistics and scalars keep their precision."""
+    return torch.bfloat16 if tensor.ndim == 2 and ".scales." not in f".{name}" else tensor.dtype
+
+
+def _save_lora(folder: Path, model: Model) -> None:
+    from peft import get_peft_model_state_dict
+
+    state = {n: t.to("cpu", torch.bfloat16) for n, t in get_peft_model_state_dict(model.lm, save_embedding_layers=False).items()}
+    config = model.lm.peft_config["default"]
+    kept = config.base_model_name_or_path
+    # the source's name, never a path of the machine that trained it
+    config.base_model_name_or_path = model.config.base
+    try:
+        from safetensors.torch import save_file
+
+        save_file({n: t.contiguous() for n, t in state.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
+        was = config.inference_mode
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+        config.inference_mode = was
+    finally:
+        config.base_model_name_or_path = kept
+
+
+def _save_features(path: Path, tables: Mapping[str, Features]) -> None:
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, np.ndarray] = {}
+    item_ids: tuple[str, ...] = ()
+    for m, t in tables.items():
+        arrays[f"{m}.vectors"] = t.vectors.astype(np.float16)
+        arrays[f"{m}.present"] = t.present
+        item_ids = t.item_ids
+    save_file(arrays, path, {"item_ids": json.dumps(item_ids)})
+
+
+def _load_features(path: Path, fingerprints: Mapping[str, str]) -> dict[str, Features]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        item_ids = tuple(json.loads((file.metadata() or {}).get("item_ids", "[]")))
+        tables = {}
+        for m, fingerprint in fingerprints.items():
+            vectors = file.get_tensor(f"{m}.vectors").astype(np.float32)
+            tables[m] = Features(m, item_ids, vectors, file.get_tensor(f"{m}.present"), fingerprint)
+    return tables
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; a reader sees the old bundle or the new one."""
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(new, folder)
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """`palate.json` of a bundle. Raises BundleError where the folder is no bundle of a format known here."""
+    folder = Path(folder)
+    missing = [f for f in FILES if not (folder / f).is_file()]
+    if missing:
+        raise BundleError(f"{folder}: expected an adapter bundle, found no {', '.join(missing)}")
+    try:
+        meta = json.loads((folder / "palate.json").read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{folder}/palate.json is not valid JSON: {error}") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        came = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise BundleError(f"{folder}/palate.json: expected format {FORMAT}, got {came!r}; use a matching Palate")
+    return meta
+
+
+def load(
+    folder: str | Path,
+    *,
+    items: Sequence[str] | None = None,
+    quantization: Quantization | None = None,
+    device: str = "auto",
+    base: str | None = None,
+) -> Bundle:
+    """Load an adapter onto its base.
+
+    items: the catalogue's item ids; the feature tables are reordered to them, items the adapter has not seen
+    start without media. quantization: None keeps the one it was trained with. base: another place to find the
+    same base; its hash must match. Raises BundleError where anything does not fit, saying what differs.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    config = ModelConfig.parse(meta["model"], f"{folder}/palate.json: model")
+    changes = {"base": base, "quantization": quantization}
+    config = config.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    place = pick_device(device)
+    lm, tokenizer, digest = load_base(config.base, quantization=config.quantization, dtype=config.dtype, device=place)
+    if digest != meta["base_sha256"]:
+        raise BundleError(
+            f"{folder} was trained on base {meta['base']!r} with sha256 {meta['base_sha256'][:12]}, but "
+            f"{config.base!r} has {digest[:12]}; load it on its own base or train a new adapter"
+        )
+    try:
+        tables = _load_features(folder / "features.safetensors", meta["fingerprints"])
+        soft = make_soft(config, tables, lm, place, seed=0)
+        _load_projectors(folder, soft)
+        lm = _load_lora(folder, lm)
+    except BundleError:
+        raise
+    except Exception as error:
+        raise BundleError(f"{folder}: its files are damaged or belong to another base: {error}") from error
+    model = Model(lm, tokenizer, soft, config, digest)
+    if items is not None:
+        soft.align(items)
+    model.eval()
+    return Bundle(model, meta, folder)
+
+
+def _load_projectors(folder: Path, soft: torch.nn.Module) -> None:
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "projectors.safetensors")
+    bad = [n for n, t in state.items() if not torch.isfinite(t).all()]
+    if bad:
+        raise BundleError(f"{folder}/projectors.safetensors: {bad[0]} holds NaN or infinity")
+    soft.load_state_dict({n: t.float() for n, t in state.items()})
+
+
+def _load_lora(folder: Path, lm: Any) -> Any:
+    with quiet():
+        from peft import PeftModel
+
+        lm = PeftModel.from_pretrained(lm, str(folder), is_trainable=False)
+    bad = [n for n, p in lm.named_parameters() if "lora_" in n and not torch.isfinite(p).all()]
+    if bad:
+        raise BundleError(f"{folder}/adapter_model.safetensors: {bad[0]} holds NaN or infinity")
+    return lm
+
+
+def check_templates(meta: Mapping[str, Any], templates: Mapping[str, str]) -> None:
+    """Compare template hashes (name -> sha256) with those the adapter was trained with; BundleError names the odd ones."""
+    trained: Mapping[str, str] = meta.get("templates", {})
+    odd = sorted(n for n, h in templates.items() if n in trained and trained[n] != h)
+    if odd:
+        raise BundleError(
+            f"prompt template {odd[0]!r} has changed since the adapter was trained "
+            f"(sha256 {trained[odd[0]][:12]}, now {templates[odd[0]][:12]}); restore it or train again"
+        )
+
+
+def check_encoders(meta: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Compare encoder fingerprints with those of the adapter's item vectors; BundleError names the odd one."""
+    for modality, trained in meta["fingerprints"].items():
+        now = fingerprints.get(modality, trained)
+        if now != trained:
+            raise BundleError(
+                f"the {modality} encoder differs from the one this adapter was trained with "
+                f"(fingerprint {now[:24]}, trained with {trained[:24]}); use that encoder or train again"
+            )

@@ -1,0 +1,169 @@
+"""Soft tokens: the feature vectors an adapter carries, and the projectors that turn them into embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from palate.config import ModelConfig
+from palate.errors import FeatureError, SlotError
+from palate.model.projector import Matching, Projector, Scale
+from palate.schema import Features, SlotPlan
+
+ITEM = "item"
+"""The one slot kind of feature-level fusion."""
+
+
+class SoftTokens(nn.Module):
+    """Feature tables of N items, one projector per modality (or one over all), and the matching head.
+
+    `fusion="model"`: every modality an item has becomes `soft_tokens` slots of its own. `fusion="feature"`: the
+    vectors are concatenated, missing ones zero with a flag, and an item with any modality gets one slot group.
+    Tables are buffers that no checkpoint holds; the bundle saves them apart, in half precision.
+    """
+
+    def __init__(self, config: ModelConfig, tables: Mapping[str, Features], model_width: int, token_norm: float):
+        super().__init__()
+        if not tables:
+            raise FeatureError("soft tokens need the features of at least one modality, got none")
+        self.config = config
+        self.modalities = tuple(sorted(tables))
+        self.widths = {m: tables[m].width for m in self.modalities}
+        self.fingerprints = {m: tables[m].fingerprint for m in self.modalities}
+        self.scales = nn.ModuleDict({m: Scale(w) for m, w in self.widths.items()})
+        joint = sum(self.widths.values()) + len(self.widths)
+        make = {ITEM: joint} if config.fusion == "feature" else {m: w + 1 for m, w in self.widths.items()}
+        self.projectors = nn.ModuleDict(
+            {
+                kind: Projector(width, config.hidden, config.soft_tokens, model_width, token_norm, config.dropout)
+                for kind, width in make.items()
+            }
+        )
+        self.matching = Matching(joint, config.hidden, config.matching, model_width, config.dropout)
+        self.item_ids: tuple[str, ...] = ()
+        self._row: dict[str, int] = {}
+        self.set_tables(tables)
+        for m in self.modalities:
+            self._scale(m).fit(self._table(m), self._present(m))
+
+    # --- tables -------------------------------------------------------------------------------------
+
+    def set_tables(self, tables: Mapping[str, Features]) -> None:
+        """Take new feature tables (all modalities, one item order). Raises FeatureError where they do not fit."""
+        if set(tables) != set(self.modalities):
+            raise FeatureError(f"expected features for {list(self.modalities)}, got {sorted(tables)}")
+        ids = {t.item_ids for t in tables.values()}
+        if len(ids) != 1:
+            raise FeatureError("expected all feature tables in one item order, got different item ids")
+        for m, t in tables.items():
+            if t.width != self.widths[m]:
+                raise FeatureError(f"{m} features: expected {self.widths[m]} numbers an item, got {t.width}")
+            if not np.isfinite(t.vectors[t.present]).all():
+                raise FeatureError(f"{m} features: expected finite numbers, got NaN or infinity")
+        device = next(self.parameters()).device
+        for m, t in tables.items():
+            self.register_buffer(f"table_{m}", torch.tensor(t.vectors, device=device), persistent=False)
+            self.register_buffer(f"present_{m}", torch.tensor(t.present, device=device), persistent=False)
+        # a copy on the host: slots are asked for item by item
+        self._has = {m: t.present.copy() for m, t in tables.items()}
+        self.item_ids = ids.pop()
+        self._row = {item: row for row, item in enumerate(self.item_ids)}
+
+    def tables(self) -> dict[str, Features]:
+        """The tables as Features, for the bundle."""
+        return {
+            m: Features(
+                m,
+                self.item_ids,
+                self._table(m).cpu().numpy(),
+                self._present(m).cpu().numpy(),
+                self.fingerprints[m],
+            )
+            for m in self.modalities
+        }
+
+    def align(self, item_ids: Sequence[str]) -> None:
+        """Reorder and extend the tables to `item_ids` (a catalogue's order); unknown items have no modality."""
+        if tuple(item_ids) == self.item_ids:
+            return
+        rows = np.array([self._row.get(i, -1) for i in item_ids], dtype=np.int64)
+        known = rows >= 0
+        moved = {}
+        for m, t in self.tables().items():
+            vectors = np.where(known[:, None], t.vectors[np.maximum(rows, 0)], 0).astype(np.float32)
+            moved[m] = Features(m, tuple(item_ids), vectors, t.present[np.maximum(rows, 0)] & known, t.fingerprint)
+        self.set_tables(moved)
+
+    def add_item(self, item_id: str, vectors: Mapping[str, np.ndarray]) -> None:
+        """Give one item vectors (modality -> float32 [F]); a known id is replaced, a new one appended."""
+        wrong = set(vectors) - set(self.modalities)
+        if wrong:
+            raise FeatureError(f"this adapter reads {list(self.modalities)}, got vectors for {sorted(wrong)}")
+        if item_id not in self._row:
+            self.align((*self.item_ids, item_id))
+        row = self._row[item_id]
+        for m, v in vectors.items():
+            if v.shape != (self.widths[m],) or not np.isfinite(v).all():
+                raise FeatureError(f"{m} of item {item_id!r}: expected {self.widths[m]} finite numbers")
+            self._table(m)[row] = torch.as_tensor(v, dtype=torch.float32)
+            self._present(m)[row] = True
+            self._has[m][row] = True
+
+    def _table(self, modality: str) -> Tensor:
+        return self.get_buffer(f"table_{modality}")
+
+    def _present(self, modality: str) -> Tensor:
+        return self.get_buffer(f"present_{modality}")
+
+    def _scale(self, modality: str) -> Scale:
+        scale = self.scales[modality]
+        assert isinstance(scale, Scale)
+        return scale
+
+    # --- slots --------------------------------------------------------------------------------------
+
+    def slots(self, item_id: str) -> SlotPlan:
+        """The soft tokens an item gets: [(kind, how many)], empty where it has no medium."""
+        row = self._row.get(item_id)
+        if row is None:
+            return ()
+        has = [m for m in self.modalities if self._has[m][row]]
+        if self.config.fusion == "feature":
+            return ((ITEM, self.config.soft_tokens),) if has else ()
+        return tuple((m, self.config.soft_tokens) for m in has)
+
+    def rows(self, item_ids: Sequence[str]) -> Tensor:
+        """Table rows of items: int64 [n]. Raises SlotError for an item without vectors."""
+        try:
+            return torch.tensor([self._row[i] for i in item_ids], device=next(self.parameters()).device)
+        except KeyError as error:
+            raise SlotError(f"item {error.args[0]!r} has a soft-token slot but no feature row") from None
+
+    # --- vectors ------------------------------------------------------------------------------------
+
+    def inputs(self, kind: str, rows: Tensor) -> Tensor:
+        """Projector inputs: scaled vectors and a presence flag for each modality of `kind`: [n, F + flags]."""
+        modalities = self.modalities if kind == ITEM else (kind,)
+        parts, flags = [], []
+        for m in modalities:
+            present = self._present(m)[rows]
+            if self.training and self.config.modality_dropout and len(self.modalities) > 1:
+                present = present & (torch.rand(len(rows), device=rows.device) >= self.config.modality_dropout)
+            parts.append(self._scale(m)(self._table(m)[rows], present))
+            flags.append(present[:, None].float())
+        return torch.cat([*parts, *flags], dim=1)
+
+    def vectors(self, kind: str, item_ids: Sequence[str]) -> Tensor:
+        """Soft tokens of items for one slot kind: float32 [n, k, D]."""
+        if kind not in self.projectors:
+            raise SlotError(f"no projector fills slots of kind {kind!r}; this adapter has {sorted(self.projectors)}")
+        tokens: Tensor = self.projectors[kind](self.inputs(kind, self.rows(item_ids)))
+        return tokens
+
+    def item_vectors(self) -> Tensor:
+        """Matching vectors of all items in table order: float32 [N, E]."""
+        every = torch.arange(len(self.item_ids), device=next(self.parameters()).device)
+        return self.matching.items(self.inputs(ITEM, every))
