@@ -98,3 +98,15 @@ show: {history: [year], candidate: [year, genres]}
         encoding="utf-8",
     )
     return folder
+
+
+@pytest.fixture
+def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is pip's whole world, and an empty cache (see wheel_index.py)."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PALATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.delenv("PALATE_OFFLINE", raising=False)
+    return folder

@@ -78,13 +78,14 @@ def naive(model: Model, job: Job) -> list[np.ndarray]:
             (*job.prompt.slots, *(s.shifted(size) for s in b.slots)),
         )
         with torch.inference_mode():
-            logp = model.logits(model(concat([whole]))).log_softmax(-1).numpy()
+            logits = model.logits(model(concat([whole])))
+            logp = logits.log_softmax(-1).numpy()
         soft = {s.start + i for s in b.slots for i in range(s.length)}
         if job.read == "tokens":
             text = [i for i in range(len(b)) if i not in soft]
             out.append(np.array([logp[size + i - 1, b.token_ids[i]] for i in text]))
         else:
-            out.append(logp[size + len(b) - 1, list(job.labels)])
+            out.append(logits[size + len(b) - 1, list(job.labels)].numpy())
     return out
 
 

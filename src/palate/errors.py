@@ -24,6 +24,10 @@ class PalateError(Exception):
     """A mistake a user can mend. Its text says what was expected, what came and how to fix it."""
 
 
+class PalateWarning(UserWarning):
+    """Something was left out and work went on, such as a picture that cannot be read."""
+
+
 class ConfigError(PalateError):
     """A config or dataset.yaml key or value is wrong."""
 

@@ -19,7 +19,7 @@ class Job:
     """One prompt and what to read behind it.
 
     read="tokens": the log-probability of every text token of every branch (slot positions are not scored).
-    read="labels": log-probabilities of `labels` at the last position of every branch, or of the prompt.
+    read="labels": logits of the `labels` at the last position of every branch, or of the prompt.
     read="query": the matching query at the last history position (`prompt.start` where there is none).
     """
 
@@ -105,8 +105,8 @@ def merge(branches: Sequence[Branch], drop_last: bool) -> Tree:
             at = node
             path.append(node)
         paths.append(np.array(path, dtype=np.int64))
-    ints = (np.array(x, dtype=np.int64) for x in (tokens, parents, depths))
-    return Tree(*ints, slots=tuple(slots), paths=paths)
+    a, b, c = (np.array(x, dtype=np.int64) for x in (tokens, parents, depths))
+    return Tree(a, b, c, slots=tuple(slots), paths=paths)
 
 
 def concat(prompts: Sequence[Prompt]) -> Pack:

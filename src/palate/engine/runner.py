@@ -22,8 +22,8 @@ ROWS = 1024
 class Output:
     """What one job read.
 
-    tokens: per branch, float32 log-probabilities of its text tokens; labels: float32 [C or 1, L];
-    query: float32 [E].
+    tokens: per branch, float32 log-probabilities of its text tokens; labels: float32 [C or 1, L], logits whose
+    differences matter; query: float32 [E].
     """
 
     tokens: list[Floats] = field(default_factory=list)
@@ -113,11 +113,13 @@ class Runner:
                 rows.append(row)
         for start in range(0, len(rows), ROWS):
             part = torch.tensor(rows[start : start + ROWS], device=hidden.device)
-            logits = self.model.logits(hidden[part])
-            norm = logits.logsumexp(-1)
+            asked = [jobs[job].labels for job, _ in homes[start : start + ROWS]]
+            tokens, column = np.unique(np.concatenate(asked), return_inverse=True)
+            logits = self.model.logits(hidden[part], torch.from_numpy(tokens).to(hidden.device)).cpu().numpy()
+            at = 0
             for n, (job, branch) in enumerate(homes[start : start + ROWS]):
-                labels = torch.tensor(jobs[job].labels, device=hidden.device)
-                outputs[job].labels[branch] = _finite((logits[n, labels] - norm[n]).cpu().numpy())
+                outputs[job].labels[branch] = _finite(logits[n, column[at : at + len(asked[n])]])
+                at += len(asked[n])
 
     def _queries(self, hidden: Tensor, packed: Packed, jobs: Sequence[Job], outputs: list[Output]) -> None:
         homes, rows = [], []

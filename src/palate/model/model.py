@@ -62,7 +62,8 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self._views[0].get_input_embeddings().weight.device
+        device: torch.device = self._views[0].get_input_embeddings().weight.device
+        return device
 
     @property
     def has_matching(self) -> bool:
@@ -97,10 +98,18 @@ class Model(nn.Module):
         hidden: Tensor = out.last_hidden_state
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of chosen rows: [R, D] -> float32 [R, V]."""
+    def logits(self, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Vocabulary logits of chosen rows: [R, D] -> float32 [R, V], or [R, L] for `tokens` (int64 [L]) alone.
+
+        A few tokens are computed in float32: bfloat16 would round close candidates to the same number.
+        """
         head = self._views[1]
-        logits: Tensor = head(hidden.to(head.weight.dtype)).float()
+        logits: Tensor
+        if tokens is None:
+            logits = head(hidden.to(head.weight.dtype)).float()
+        else:
+            bias = None if head.bias is None else head.bias[tokens].float()
+            logits = nn.functional.linear(hidden.float(), head.weight[tokens].float(), bias)
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     def queries(self, hidden: Tensor) -> Tensor:

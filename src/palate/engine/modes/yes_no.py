@@ -1,0 +1,30 @@
+"""yes_no: each candidate is asked about by itself; Yes against No."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from palate.engine.modes import Mode
+from palate.engine.pack import Job
+from palate.engine.runner import Runner
+from palate.prompting.serialize import Serializer
+from palate.schema import Floats, Request
+
+
+class YesNo(Mode):
+    """log p(yes) - log p(no) as the answer to a question about the candidate: the log-odds of a yes.
+
+    The template's two labels, yes first, are read after each candidate's branch.
+    """
+
+    name = "yes_no"
+    default_template = "yes_no"
+
+    def _score(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
+        template = self.template(serializer)
+        labels = serializer.labels(template)
+        jobs = []
+        for request in requests:
+            branches = tuple(serializer.branches(template, request, request.candidates))
+            jobs.append(Job(serializer.prompt(template, request), "labels", branches, labels))
+        return [output.labels[:, 0] - output.labels[:, 1] for output in runner.run(jobs)]

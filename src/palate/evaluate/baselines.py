@@ -1,0 +1,147 @@
+"""Systems to evaluate: retrievers fitted on the train split, and the recommender itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palate.config import EncoderConfig, ModelConfig
+from palate.errors import BundleError, ConfigError, DataError, did_you_mean
+from palate.evaluate.protocol import EvalCase
+from palate.loading import resolve
+from palate.retrieve import Retriever, build, names
+from palate.schema import Features, Floats, Interactions
+
+if TYPE_CHECKING:
+    from palate.data import Dataset
+    from palate.recommender import Recommender
+
+ELSEWHERE = ("bpr", "vbpr", "sasrec", "gru4rec", "tiger")
+"""Names of the field that we know but do not have yet; "did you mean 'ease'" would not help there."""
+_CELLS = 32_000_000
+"""Scores of whole catalogues held at once by a retriever."""
+
+
+class RetrieverSystem:
+    """A fitted retriever as a system; it scores the whole catalogue and picks the case's candidates."""
+
+    def __init__(self, name: str, retriever: Retriever, items: int):
+        self.name = name
+        self.retriever = retriever
+        self.batch = max(1, min(512, _CELLS // max(1, items)))
+
+    def score(self, cases: Sequence[EvalCase]) -> list[Floats]:
+        """Scores in the order of `case.items(N)`."""
+        table = self.retriever.scores([c.history for c in cases])
+        return [row[case.items(len(row))] for case, row in zip(cases, table, strict=True)]
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """`ease:penalty=500:recency=10` -> ("ease", {"penalty": 500, "recency": 10}).
+
+    An unknown name, an unknown option or a malformed one is a ConfigError that suggests the right one.
+    """
+    name, *parts = text.split(":")
+    if name in ELSEWHERE:
+        raise ConfigError(
+            f"baseline {name!r} is not part of this version; choose one of: {', '.join(names())}"
+        )
+    if name not in names():
+        raise ConfigError(f"no baseline is called {name!r}; {did_you_mean(name, names())}")
+    options: dict[str, Any] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"baseline {text!r}: expected options as name:option=value, got {part!r}")
+        options[key] = _value(value)
+    build(name, **options)
+    return name, options
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, none, or the text itself."""
+    word = {"true": True, "false": False, "none": None}
+    if text.lower() in word:
+        return word[text.lower()]
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return number
+    return text
+
+
+def baseline(
+    text: str, train: Interactions, features: Mapping[str, Features] | None = None, name: str | None = None
+) -> RetrieverSystem:
+    """A baseline as `parse` reads it, fitted on `train` (the protocol's train split), as a system."""
+    kind, options = parse(text)
+    fitted = build(kind, **options).fit(train, features)
+    return RetrieverSystem(name or text, fitted, len(train.item_ids))
+
+
+def features_for(text: str, dataset: Dataset, train: Interactions) -> dict[str, Features]:
+    """The feature tables a baseline reads: `dense` takes its modality (image, unless named); others none."""
+    kind, options = parse(text)
+    if kind != "dense":
+        return {}
+    from palate.features import compute
+
+    modality = options.get("modality") or "image"
+    items = [dataset.catalog[i] for i in train.item_ids]
+    return compute(items, train, {modality: EncoderConfig()}).tables
+
+
+class RecommenderSystem:
+    """A recommender in one scoring mode. A candidate it gives no score to counts as "not proposed" (-inf)."""
+
+    def __init__(
+        self, recommender: Recommender, dataset: Dataset, mode: str | None, name: str, batch: int = 64
+    ):
+        self.name = name
+        self.recommender = recommender
+        self.dataset = dataset
+        self.mode = mode
+        self.batch = batch
+
+    def score(self, cases: Sequence[EvalCase]) -> list[Floats]:
+        """Scores in the order of `case.items(N)`, from requests that carry the case's own history."""
+        histories = self.dataset.histories
+        requests = [
+            c.request(histories.interactions, histories.events(c.user_id), self.dataset.users.get(c.user_id))
+            for c in cases
+        ]
+        answers = self.recommender.score(requests, mode=self.mode)
+        if [a.request_id for a in answers] != [r.request_id for r in requests]:
+            raise DataError(f"{self.name}: expected one answer a request, in order, got {len(answers)}")
+        rows = []
+        for request, answer in zip(requests, answers, strict=True):
+            if answer.item_ids == request.candidates:
+                rows.append(np.asarray(answer.scores, dtype=np.float32))
+                continue
+            given = dict(zip(answer.item_ids, answer.scores.tolist(), strict=True))
+            rows.append(np.array([given.get(i, -np.inf) for i in request.candidates], dtype=np.float32))
+        return rows
+
+
+def base_of(bundle: str | Path | None) -> str:
+    """The source of the base a bundle was trained on (its `palate.json`); None gives the default base."""
+    if bundle is None:
+        return ModelConfig.parse({}, "defaults").base
+    target = resolve(bundle)
+    if target.bundle is None:
+        return str(target.base)
+    path = target.bundle / "palate.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["base"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BundleError(
+            f"{path}: expected JSON with the key 'base', the base model's source; save the bundle again"
+        ) from None

@@ -1,0 +1,198 @@
+"""A Result as a terminal table, Markdown or JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from palate import __version__
+from palate.errors import ConfigError
+from palate.evaluate.metrics import LEVEL, RESAMPLES
+from palate.evaluate.run import Result
+
+SUFFIXES = (".md", ".json")
+
+
+def check_output(path: str | Path) -> Path:
+    """The path, if a report can be written there by its suffix (.md or .json); else a ConfigError."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"expected an output file ending in .md or .json, got {str(path)!r}")
+    return path
+
+
+def write(result: Result, path: str | Path) -> Path:
+    """Write Markdown or JSON, by suffix. The JSON holds every user's rank, so that it can be re-analysed."""
+    path = check_output(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = to_markdown(result) if path.suffix.lower() == ".md" else to_json(result, ranks=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def facts(result: Result) -> str:
+    """One paragraph: what a reader needs to trust and repeat the numbers."""
+    p = result.protocol
+    lines = [
+        f"{p.label} ({p.description}), {result.part} items of {result.dataset}, n = {result.n:,} users, "
+        f"seed {result.seed}.",
+        f"Brackets: {LEVEL:.0%} bootstrap intervals over users, {RESAMPLES:,} resamples. Ties count half.",
+        f"Data {result.fingerprint[:16]}, candidates {result.candidates[:16]}, Palate {__version__}.",
+    ]
+    if result.left_out:
+        lines.append(
+            f"Users left out, with no {result.part} item or nothing known before it: {result.left_out:,}."
+        )
+    if result.short_lists:
+        lines.append(f"Shorter lists, of users with too few unseen items: {result.short_lists:,}.")
+    return "\n".join(lines)
+
+
+def _cells(result: Result) -> list[list[str]]:
+    """Rows of text: system, each metric with its interval, valid share, seconds."""
+    rows = []
+    for s in result.systems:
+        numbers = [str(s.metrics[m]) for m in result.protocol.metrics]
+        rows.append([s.name, *numbers, f"{s.valid:.1%}", f"{s.seconds:.1f}"])
+    return rows
+
+
+def _headings(result: Result) -> list[str]:
+    return ["system", *result.protocol.metrics, "valid", "seconds"]
+
+
+def differences(result: Result, reference: str | None = None) -> list[dict[str, Any]]:
+    """The reference system (default: the first) minus each other one, per metric, paired over users."""
+    first = result.system(reference).name if reference else result.systems[0].name
+    rows = []
+    for other in (s.name for s in result.systems if s.name != first):
+        for metric in result.protocol.metrics:
+            d = result.compare(first, other, metric)
+            rows.append(
+                {
+                    "a": first,
+                    "b": other,
+                    "metric": metric,
+                    "diff": d.diff,
+                    "low": d.low,
+                    "high": d.high,
+                    "p": d.p,
+                }
+            )
+    return rows
+
+
+def _difference_rows(result: Result, shown: int) -> list[list[str]]:
+    """One row per other system: name, then the difference in each of the first `shown` metrics."""
+    metrics = result.protocol.metrics[:shown]
+    first = result.systems[0].name
+    rows = []
+    for other in result.systems[1:]:
+        found = [result.compare(first, other.name, m) for m in metrics]
+        cells = [f"{d.diff:+.3f} [{d.low:+.3f}, {d.high:+.3f}], p {_p(d.p)}" for d in found]
+        rows.append([f"{first} - {other.name}", *cells])
+    return rows
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def to_table(result: Result, metrics: int = 4) -> Table:
+    """A rich table with the first `metrics` metrics; the best value of each is bold."""
+    names = result.protocol.metrics[:metrics]
+    table = Table(
+        title=f"{result.dataset}, {result.protocol.label}", caption=facts(result), caption_justify="left"
+    )
+    table.add_column("system", no_wrap=True)
+    for name in [*names, "valid", "seconds"]:
+        table.add_column(name, justify="right")
+    best = {m: max(s.metrics[m].value for s in result.systems) for m in names}
+    for s in result.systems:
+        cells = []
+        for m in names:
+            found = s.metrics[m]
+            value = f"[bold green]{found.value:.3f}[/]" if found.value == best[m] else f"{found.value:.3f}"
+            cells.append(f"{value}\n[dim]{found.low:.3f}-{found.high:.3f}[/]")
+        table.add_row(s.name, *cells, f"{s.valid:.1%}", f"{s.seconds:.1f}")
+    return table
+
+
+def difference_table(result: Result, metrics: int = 2) -> Table | None:
+    """The first system minus each other one as a rich table; None where there is only one system."""
+    if len(result.systems) < 2:
+        return None
+    table = Table(title="paired differences", title_justify="left")
+    table.add_column("systems")
+    for name in result.protocol.metrics[:metrics]:
+        table.add_column(name, justify="right")
+    for row in _difference_rows(result, metrics):
+        table.add_row(*row)
+    return table
+
+
+def to_markdown(result: Result) -> str:
+    """A Markdown section: the table, the paired differences, and the facts below."""
+    parts = [f"## {result.dataset}, {result.protocol.label}", _grid(_headings(result), _cells(result))]
+    if len(result.systems) > 1:
+        headings = ["difference", *result.protocol.metrics[:2]]
+        parts.append(_grid(headings, _difference_rows(result, 2)))
+    parts.append(facts(result))
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: the first column left, the others right; `|` in names is escaped."""
+    rule = [":--"] + ["--:"] * (len(headings) - 1)
+    lines = [headings, rule, *[[c.replace("|", r"\|") for c in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
+    """Plain data for JSON. ranks: also each user's id, list size and rank per system."""
+    systems: list[dict[str, Any]] = []
+    for s in result.systems:
+        metrics = {
+            m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in s.metrics.items()
+        }
+        row: dict[str, Any] = {
+            "name": s.name,
+            "metrics": metrics,
+            "valid": s.valid,
+            "seconds": round(s.seconds, 3),
+        }
+        if ranks:
+            row["ranks"] = s.ranks.tolist()
+        systems.append(row)
+    policy = "all unseen items" if result.protocol.negatives is None else (
+        f"the positive and {result.protocol.negatives} uniform unseen items"
+    )  # fmt: skip
+    found: dict[str, Any] = {
+        "palate": __version__,
+        "dataset": result.dataset,
+        "data_fingerprint": result.fingerprint,
+        "protocol": result.protocol.name,
+        "protocol_version": result.protocol.version,
+        "part": result.part,
+        "candidate_policy": policy,
+        "candidate_hash": result.candidates,
+        "n": result.n,
+        "seed": result.seed,
+        "left_out": result.left_out,
+        "short_lists": result.short_lists,
+        "interval": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over users"},
+        "systems": systems,
+        "differences": differences(result),
+    }
+    if ranks:
+        found |= {"user_ids": list(result.user_ids), "sizes": result.sizes.tolist()}
+    return found
+
+
+def to_json(result: Result, ranks: bool = False) -> str:
+    """`to_dict` as JSON: indented without ranks, on one line with them."""
+    plain = to_dict(result, ranks)
+    return json.dumps(plain, indent=None if ranks else 2, ensure_ascii=False) + "\n"

@@ -1,0 +1,169 @@
+"""Run systems through a protocol: every user's rank, metrics with intervals, and what repeats the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from typing import Protocol as Shape
+
+import numpy as np
+
+from palate.errors import ConfigError, DataError, did_you_mean
+from palate.evaluate.metrics import Interval, Paired, Reals, intervals, paired, per_user, rank_of
+from palate.evaluate.protocol import SEED, EvalCase, Part, Protocol, candidate_hash
+from palate.schema import Floats, Ints
+
+if TYPE_CHECKING:
+    from palate.data import Dataset
+
+
+class System(Shape):
+    """Anything that scores cases.
+
+    `score(cases)` gives one float array a case, in the order of `case.items(N)`, higher is better; -inf means
+    "not proposed". `batch` is how many cases it wants at a time.
+    """
+
+    name: str
+    batch: int
+
+    def score(self, cases: Sequence[EvalCase]) -> list[Floats]: ...
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """One system's ranks (float64 [n], the cases' order) and metrics. valid: share of cases fully scored."""
+
+    name: str
+    ranks: Reals
+    metrics: Mapping[str, Interval]
+    valid: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluation run: the systems and everything another run needs to agree with it.
+
+    sizes: int64 [n], candidates per list. left_out: users who cannot be asked. short_lists: lists that got
+    fewer negatives than the protocol asks for, because the user has seen nearly everything.
+    """
+
+    dataset: str
+    fingerprint: str
+    protocol: Protocol
+    part: Part
+    seed: int
+    user_ids: tuple[str, ...]
+    sizes: Ints
+    left_out: int
+    short_lists: int
+    candidates: str
+    systems: tuple[SystemResult, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.user_ids)
+
+    def system(self, name: str) -> SystemResult:
+        """The system called `name`; a ConfigError lists the choices."""
+        for system in self.systems:
+            if system.name == name:
+                return system
+        raise ConfigError(
+            f"no system is called {name!r}; {did_you_mean(name, [s.name for s in self.systems])}"
+        )
+
+    def values(self, name: str, metric: str) -> Reals:
+        """Per-user values of any ranking metric for one system: float64 [n]."""
+        return per_user(metric, self.system(name).ranks, self.sizes)
+
+    def compare(self, a: str, b: str, metric: str) -> Paired:
+        """Paired bootstrap difference of system `a` minus system `b`."""
+        return paired(self.values(a, metric), self.values(b, metric), self.seed)
+
+
+def evaluate(
+    dataset: Dataset,
+    systems: Sequence[System],
+    protocol: Protocol,
+    users: int | None = None,
+    seed: int = SEED,
+    part: Part = "test",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Result:
+    """Score every case of `protocol` with every system and summarise.
+
+    users: a seeded draw of that many, None for all. progress: called with (system, cases done, cases in all).
+    Systems must be fitted on `protocol.split(interactions).train` only. Raises DataError where a system
+    returns a NaN or the wrong number of scores, naming the system and the user.
+    """
+    names = [s.name for s in systems]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"expected one system or more, each with its own name, got {names}")
+    interactions = dataset.histories.interactions
+    cases = protocol.cases(interactions, seed, part, users)
+    able = len(protocol.askable(protocol.split(interactions), part))
+    items = len(interactions.item_ids)
+    sizes = np.array([len(c.items(items)) for c in cases], dtype=np.int64)
+    short = int((sizes < protocol.negatives + 1).sum()) if protocol.negatives else 0
+    report = progress or (lambda name, done, total: None)
+    return Result(
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        protocol=protocol,
+        part=part,
+        seed=seed,
+        user_ids=tuple(c.user_id for c in cases),
+        sizes=sizes,
+        left_out=len(interactions) - able,
+        short_lists=short,
+        candidates=candidate_hash(protocol, cases, interactions.item_ids),
+        systems=tuple(_run(s, cases, items, sizes, protocol, seed, report) for s in systems),
+    )
+
+
+def _run(
+    system: System,
+    cases: Sequence[EvalCase],
+    items: int,
+    sizes: Ints,
+    protocol: Protocol,
+    seed: int,
+    progress: Callable[[str, int, int], None],
+) -> SystemResult:
+    started = time.perf_counter()
+    ranks: list[float] = []
+    whole = 0
+    for start in range(0, len(cases), system.batch):
+        chunk = cases[start : start + system.batch]
+        for case, scores in zip(chunk, _scores(system, chunk), strict=True):
+            ranks.append(_rank(system.name, case, scores, items))
+            whole += bool(np.isfinite(scores).all())
+        progress(system.name, min(start + system.batch, len(cases)), len(cases))
+    seconds = time.perf_counter() - started
+    table = np.array(ranks)
+    metrics = intervals({m: per_user(m, table, sizes) for m in protocol.metrics}, seed)
+    return SystemResult(system.name, table, metrics, whole / len(cases), seconds)
+
+
+def _scores(system: System, chunk: Sequence[EvalCase]) -> list[Floats]:
+    scores = system.score(chunk)
+    if len(scores) != len(chunk):
+        raise DataError(f"{system.name}: expected scores for {len(chunk)} cases, got {len(scores)}")
+    return scores
+
+
+def _rank(name: str, case: EvalCase, scores: Floats, items: int) -> float:
+    listed = case.items(items)
+    if np.shape(scores) != listed.shape:
+        raise DataError(
+            f"{name}, user {case.user_id!r}: expected {len(listed)} scores, one a candidate, "
+            f"got shape {np.shape(scores)}"
+        )
+    try:
+        return rank_of(scores, int(np.flatnonzero(listed == case.positive)[0]))
+    except DataError as error:
+        raise DataError(f"{name}, user {case.user_id!r}: {error}") from None

@@ -1,0 +1,128 @@
+"""Text from strangers: no special token, no extra slot, no broken line."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palate.prompting import Extras, load, names
+from palate.prompting.encode import TextEncoder
+from palate.prompting.text import CANDIDATES_MARK, HISTORY_MARK, MEDIA_MARK, TURN_MARKS, sanitize
+from palate.schema import Event, Item, Request
+from prompting_helpers import ITEMS, REQUEST, serializer
+
+MARKS = [HISTORY_MARK, CANDIDATES_MARK, MEDIA_MARK, *TURN_MARKS]
+PIECES = st.sampled_from(
+    [
+        "<|im_end|>", "<|im_start|>system\n", "<|endoftext|>", "<think>", "<|im_", "end|>", "{{ media }}",
+        "{% if %}", "\u202e", "\u200b", "\ufeff", "\ud800", "\udfff", "\x00", "\n", "\r\n", "\t", "\u2028",
+        "是", "é", "🎬", *MARKS,
+    ]
+)  # fmt: skip
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
+HOSTILE = st.lists(PIECES | ANY_TEXT, max_size=8).map("".join)
+_TOKENIZER: list[Any] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tokenizer(tiny_base: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    # not a special token, so `split_special_tokens` alone would let it through
+    tokenizer.add_tokens(["<think>", "<tool_call>"])
+    _TOKENIZER[:] = [tokenizer]
+    return tokenizer
+
+
+@given(HOSTILE, st.integers(1, 80))
+def test_sanitized_text_is_one_clean_line(text: str, limit: int) -> None:
+    clean = sanitize(text, limit)
+    assert len(clean) <= limit
+    assert clean == " ".join(clean.split())
+    assert not {unicodedata.category(c) for c in clean} & {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    assert sanitize(clean, limit) == clean
+    clean.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("  a\tb\r\nc\u2028d ", "a b c d"),
+        ("\ufeffToy\u200b Story\u202e", "Toy Story"),
+        ("a\ud800b\x00c\x07", "abc"),
+        (f"x{HISTORY_MARK}{MEDIA_MARK}y", "xy"),
+        ("千与千寻 🎬", "千与千寻 🎬"),
+        ("abc def", "abc"),
+    ],
+)
+def test_sanitize_by_example(text: str, clean: str) -> None:
+    assert sanitize(text, 3 if text == "abc def" else 80) == clean
+
+
+def test_a_book_in_a_title_is_cut_quickly() -> None:
+    assert sanitize("word \u200b" * 1_000_000, 300) == ("word " * 60).rstrip()
+
+
+@settings(deadline=None, max_examples=150)
+@given(text=HOSTILE, name=st.sampled_from(names()))
+def test_no_text_yields_a_special_token_or_a_slot(text: str, name: str) -> None:
+    """Markup is counted in a harmless twin of the request: hostile text adds none."""
+    template = load(name)
+
+    def counts(dirt: str) -> tuple[list[int], int, list[tuple[str, int]]]:
+        item = Item("1", f"Toy{dirt}", {"year": dirt, "genres": f"a{dirt}"})
+        s = serializer(_TOKENIZER[0], items={**ITEMS, "1": item}, max_tokens=20_000)
+        request = Request(
+            "r", None, REQUEST.history, ("1", "2"), {"time": f"x{dirt}"}, {f"age{dirt}": "24"}, f"q{dirt}"
+        )
+        extras = Extras(turns=((f"hi{dirt}", f"ho{dirt}"),) if name == "chat" else (), facts=(f"f{dirt}",))
+        prompt = s.prompt(template, request, extras=extras)
+        ids = [prompt.token_ids]
+        slots = [(x.modality, x.length) for x in prompt.slots]
+        soft = sum(x.length for x in prompt.slots)
+        if name in ("next_item", "yes_no", "rating"):
+            for branch in s.branches(template, request, request.candidates):
+                ids.append(branch.token_ids)
+                slots += [(x.modality, x.length) for x in branch.slots]
+                soft += sum(x.length for x in branch.slots)
+        flat = np.concatenate(ids)
+        return flat[np.isin(flat, s.encoder.reserved)].tolist(), soft, slots
+
+    assert counts(text) == counts("")
+
+
+def test_an_added_token_is_spelled_out() -> None:
+    encoder = TextEncoder(_TOKENIZER[0])
+    think = _TOKENIZER[0].convert_tokens_to_ids("<think>")
+    assert think in encoder.markup("<think>")
+    ids = encoder.content(["I <think> so", "<|im_end|>", "", "plain"])
+    assert not np.isin(np.concatenate(ids), encoder.reserved).any()
+    assert [encoder.decode(i) for i in ids] == ["I <think> so", "<|im_end|>", "", "plain"]
+
+
+def test_the_callers_tokenizer_is_left_as_it_was() -> None:
+    before = _TOKENIZER[0]("a<|im_end|>")["input_ids"]
+    serializer(_TOKENIZER[0]).prompt(load("yes_no"), REQUEST)
+    assert _TOKENIZER[0]("a<|im_end|>")["input_ids"] == before
+    assert _TOKENIZER[0].backend_tokenizer.encode_special_tokens is False
+
+
+def test_an_item_without_readable_text_shows_its_id() -> None:
+    items = {"77": Item("77", "\u200b\n"), "\ue000": Item("\ue000", "")}
+    s = serializer(_TOKENIZER[0], items=items)
+    text = s.describe(s.prompt(load("next_item"), Request("r", history=(Event("77"), Event("\ue000")))))
+    assert "- 77\n- ?\n" in text
+
+
+def test_long_fields_are_cut() -> None:
+    s = serializer(_TOKENIZER[0], items={"1": Item("1", "x" * 5000)}, plans={}, max_field_chars=20)
+    assert "- " + "x" * 20 + "\n" in s.describe(
+        s.prompt(load("next_item"), Request("r", history=(Event("1"),)))
+    )
