@@ -1,0 +1,183 @@
+"""Catalog: the items, in file order, found by id or by a title as a person types it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palate.data import columns as col
+from palate.data.fingerprint import Hasher
+from palate.data.records import Records
+from palate.errors import DataError, did_you_mean
+from palate.schema import Item
+
+YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
+BRACKETS = re.compile(r"\s*\([^()]*\)")
+ARTICLE_LAST = re.compile(rf"^([^()]*), ({col.ARTICLE[1:-1]})\b(.*)$", re.IGNORECASE)
+ARTICLE_FIRST = re.compile(r"^(the|an|a) ")
+NEAR = 200
+"""Titles that share most letter triples with the typed one and are compared letter by letter."""
+
+
+class Catalog(Mapping[str, Item]):
+    """Item id -> Item, in file order. N items; `index` is the index space of every other table."""
+
+    def __init__(
+        self, records: Records, title: str, text: Sequence[str], media: Mapping[str, str], folder: Path
+    ) -> None:
+        self.records = records
+        self.title_column = title
+        self.text_fields = tuple(text)
+        self.media_columns = dict(media)
+        self.folder = folder
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """N ids in file order."""
+        return self.records.ids
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the table has a column for."""
+        return tuple(self.media_columns)
+
+    def index(self, item_id: str) -> int:
+        """The item's place in `item_ids`; DataError where the catalogue has no such item."""
+        try:
+            return self.records.index[item_id]
+        except KeyError:
+            near = did_you_mean(item_id, self.item_ids[:10_000], 5)
+            raise DataError(f"expected an item id of the catalogue, got {item_id!r}; {near}") from None
+
+    def __getitem__(self, item_id: str) -> Item:
+        return self.at(self.records.index[item_id])
+
+    def at(self, n: int) -> Item:
+        """Item number n."""
+        title = self.records.columns[self.title_column][n].as_py()
+        media = self.records.row(n, list(self.media_columns.values()))
+        return Item(
+            self.item_ids[n],
+            title,
+            self.records.row(n, self.text_fields),
+            {m: self.folder / media[c] for m, c in self.media_columns.items() if c in media},
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.item_ids)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self.records.index
+
+    @property
+    def titles(self) -> pa.Array:
+        """large_string [N]."""
+        return self.records.columns[self.title_column]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of ids, titles, text fields and media paths, in file order."""
+        hasher = Hasher("catalog")
+        hasher.names("id", self.item_ids)
+        hasher.strings("title", [self.titles])
+        for name in self.text_fields:
+            hasher.strings(f"text {name}", [self.records.columns[name]])
+        for modality, column in sorted(self.media_columns.items()):
+            hasher.strings(f"media {modality}", [self.records.columns[column]])
+        return hasher.digest()
+
+    # --- titles as people type them ------------------------------------------------------------------
+
+    @cached_property
+    def _keys(self) -> pa.Array:
+        """large_string [N]: each title in the form in which titles are compared."""
+        return pa.array([key(t) for t in self.titles.to_pylist()], pa.large_string())
+
+    @cached_property
+    def _exact(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for n, name in enumerate(self._keys.to_pylist()):
+            found.setdefault(name, []).append(n)
+        return found
+
+    @cached_property
+    def _loose(self) -> dict[str, list[int]]:
+        """Titles without brackets and without a leading article."""
+        found: dict[str, list[int]] = {}
+        for n, name in enumerate(self._keys.to_pylist()):
+            found.setdefault(loose(name), []).append(n)
+        return found
+
+    def find(self, title: str, k: int = 5, cutoff: float = 0.6) -> list[tuple[str, float]]:
+        """Items whose title is nearest to a typed one, best first, as (item id, score in 0..1).
+
+        1.0: the same but for capitals, accents' encoding, spaces, a trailing article and a right or absent
+        year; 0.95: the same but for a leading article or a part in brackets; below: difflib's ratio
+        (Ratcliff and Obershelp), at least `cutoff`. A year typed in brackets prefers items of that year.
+        Equal scores keep file order.
+        """
+        typed = key(title)
+        year = YEAR.search(title)
+        if not typed:
+            return []
+        scores: dict[int, float] = {}
+        for n in self._exact.get(typed, []):
+            scores[n] = 1.0 if self._year_fits(n, year) else 0.9
+        for n in self._loose.get(loose(typed), []):
+            scores.setdefault(n, 0.95 if self._year_fits(n, year) else 0.85)
+        if not scores:
+            scores = {n: r for n, r in self._near(typed) if r >= cutoff}
+        best = sorted(scores, key=lambda n: (-scores[n], n))[:k]
+        return [(self.item_ids[n], scores[n]) for n in best]
+
+    def _year_fits(self, n: int, year: re.Match[str] | None) -> bool:
+        if year is None:
+            return True
+        own = YEAR.search(self.titles[n].as_py())
+        column = self.records.columns.get("year")
+        known = own.group(1) if own else column[n].as_py() if column is not None else ""
+        return not known or known == year.group(1)
+
+    def _near(self, typed: str) -> list[tuple[int, float]]:
+        """(row, ratio) of the titles that share the most letter triples with `typed`; Arrow scans all
+        titles."""
+        padded = f" {typed} "
+        triples = {padded[i : i + 3] for i in range(len(padded) - 2)}
+        shared = np.zeros(len(self), dtype=np.int32)
+        space = pa.scalar(" ", pa.large_string())
+        spaced = pc.binary_join_element_wise(space, self._keys, space, pa.scalar("", pa.large_string()))
+        for triple in triples:
+            shared += pc.match_substring(spaced, triple).to_numpy(zero_copy_only=False)
+        rows = np.argsort(-shared, kind="stable")[:NEAR]
+        matcher = SequenceMatcher(autojunk=False)
+        matcher.set_seq2(typed)
+        found = []
+        for n in rows[shared[rows] > 0]:
+            matcher.set_seq1(self._keys[int(n)].as_py())
+            found.append((int(n), matcher.ratio()))
+        return found
+
+
+def key(title: str) -> str:
+    """A title as titles are compared: one case, one spelling of accents, article first, no year, single
+    spaces."""
+    name = YEAR.sub("", unicodedata.normalize("NFKC", title).casefold())
+    name = ARTICLE_LAST.sub(r"\2 \1\3", name)
+    return " ".join(name.split())
+
+
+def loose(name: str) -> str:
+    """A compared title without parts in brackets and without a leading article."""
+    bare = " ".join(BRACKETS.sub("", name).split())
+    return ARTICLE_FIRST.sub("", bare) or name
