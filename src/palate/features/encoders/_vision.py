@@ -1,0 +1,238 @@
+"""Vision backends: the network behind the image encoder. Each prepares one picture in a thread and runs a
+batch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from palate.errors import FeatureError
+from palate.features.device import quiet
+from palate.features.picture import centre_square, tamed
+from palate.schema import Floats
+
+BackendName = Literal["auto", "efficientnet-lite0", "transformers", "timm", "sentence-transformers"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Backend(ABC):
+    """prepare: one RGB picture to whatever `forward` batches (called in threads). forward: float32 [n,
+    width].
+    """
+
+    width: int
+    side: int = 224
+    """Pixels a side that the network sees, as far as known."""
+
+    @abstractmethod
+    def prepare(self, image: Image.Image) -> Any: ...
+
+    @abstractmethod
+    def forward(self, batch: list[Any]) -> Floats: ...
+
+
+class EfficientNetLite0(Backend):
+    """EfficientNet-Lite0 (Tan and Le, 2019; the Lite variant of TensorFlow), ImageNet weights, pooled 1,280
+    wide.
+
+    Input: the centred square, bicubic to 224 px, (x - 127) / 128.
+    """
+
+    width: ClassVar[int] = 1280  # type: ignore[misc]
+
+    def __init__(self, weights: Path, dtype: str, device: str):
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.dtype, self.device = DTYPES[dtype], device
+        network = EfficientNet.from_name("efficientnet-lite0")
+        try:
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except (
+            Exception
+        ) as error:  # torch.load has no error class of its own for a file that is not a checkpoint
+            raise FeatureError(
+                f"{weights.name}: expected the EfficientNet-Lite0 state dict, every key in place; "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from None
+        network = _folded(network.eval())
+        self.network = network.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+
+    def prepare(self, image: Image.Image) -> Any:
+        size = (self.side, self.side)
+        small = centre_square(image).resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(small, dtype=np.uint8)
+
+    @torch.no_grad()
+    def forward(self, batch: list[Any]) -> Floats:
+        pixels = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
+        pixels = ((pixels.float() - 127.0) / 128.0).to(self.dtype)
+        return _numpy(self.network.extract_features(pixels).float().mean(dim=(2, 3)))
+
+
+def _folded(network: Any) -> Any:
+    """Every batch norm folded into its convolution: the same function, fewer passes over memory."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        if hasattr(block, "_expand_conv"):
+            pairs.append((block, "_expand_conv", "_bn0"))
+        pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for owner, conv, norm in pairs:
+        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
+        setattr(owner, norm, torch.nn.Identity())
+    return network
+
+
+class Transformers(Backend):
+    """Any vision or vision-language model of transformers: CLIP, SigLIP, DINO, ViT, ConvNeXt, ResNet ...
+
+    The vector is `get_image_features` where the model has it, else the pooler's output, else (or with pooling
+    "mean") the mean of the last hidden state.
+    """
+
+    def __init__(self, folder: Path, dtype: str, device: str, pooling: str):
+        from transformers import AutoImageProcessor, AutoModel
+
+        self.dtype, self.device, self.pooling = DTYPES[dtype], device, pooling
+        try:
+            with quiet():
+                self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+                network = AutoModel.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, dtype=self.dtype
+                )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise FeatureError(
+                f"expected a vision model with an image processor and safetensors at {folder}; "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from None
+        self.network = network.eval().to(device)
+        self.side = self._processor_side()
+        self.width = int(self.forward([self.prepare(Image.new("RGB", (64, 64)))]).shape[1])
+
+    def _processor_side(self) -> int:
+        size = getattr(self.processor, "size", None) or {}
+        sides = [v for v in dict(size).values() if isinstance(v, int) and 0 < v <= 4096]
+        return max(sides, default=512)
+
+    def prepare(self, image: Image.Image) -> Any:
+        return self.processor(images=[tamed(image, self.side)], return_tensors="pt")
+
+    @torch.no_grad()
+    def forward(self, batch: list[Any]) -> Floats:
+        inputs = {key: torch.cat([one[key] for one in batch]).to(self.device) for key in batch[0]}
+        inputs = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        if self.pooling == "auto" and hasattr(self.network, "get_image_features"):
+            out = self.network.get_image_features(**inputs)
+        else:
+            out = getattr(self.network, "vision_model", self.network)(**inputs)
+        return _numpy(self._pool(out))
+
+    def _pool(self, out: Any) -> torch.Tensor:
+        if isinstance(out, torch.Tensor):
+            return out.flatten(1)
+        pooled = getattr(out, "pooler_output", None)
+        if pooled is not None and self.pooling == "auto":
+            return torch.as_tensor(pooled).flatten(1)
+        states: torch.Tensor = out.last_hidden_state
+        # transformers give [n, tokens, width], convolutional networks [n, width, height, width]
+        return states.mean(dim=1) if states.dim() == 3 else states.flatten(2).mean(dim=2)
+
+
+class Timm(Backend):
+    """Any timm image model, pooled, from a folder with timm's config.json and safetensors."""
+
+    def __init__(self, folder: Path, dtype: str, device: str):
+        try:
+            timm = importlib.import_module("timm")
+            data = importlib.import_module("timm.data")
+        except ImportError:
+            raise FeatureError(
+                "this source needs the package timm, which is not installed; run: pip install 'palate[media]'"
+            ) from None
+        self.dtype, self.device = DTYPES[dtype], device
+        try:
+            network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise FeatureError(f"timm cannot load the model at {folder}: {error}") from None
+        facts = data.resolve_model_data_config(network)
+        self.side = int(facts["input_size"][-1])
+        self.transform = data.create_transform(**facts, is_training=False)
+        self.network = network.eval().to(device=device, dtype=self.dtype)
+        self.width = int(network.num_features)
+
+    def prepare(self, image: Image.Image) -> Any:
+        return self.transform(tamed(image, self.side))
+
+    @torch.no_grad()
+    def forward(self, batch: list[Any]) -> Floats:
+        return _numpy(self.network(torch.stack(batch).to(self.device, self.dtype)))
+
+
+class SentenceTransformers(Backend):
+    """A sentence-transformers model that takes pictures (its CLIP models do)."""
+
+    def __init__(self, folder: Path, device: str):
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            with quiet():
+                self.network = SentenceTransformer(str(folder), device=device, local_files_only=True)
+            self.width = int(self.forward([Image.new("RGB", (64, 64))]).shape[1])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FeatureError(
+                f"expected a sentence-transformers model that takes pictures at {folder}; "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from None
+
+    def prepare(self, image: Image.Image) -> Any:
+        return tamed(image, self.side)
+
+    def forward(self, batch: list[Any]) -> Floats:
+        return np.asarray(
+            self.network.encode(batch, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32
+        )
+
+
+def load(weights: Path, backend: str, dtype: str, device: str, pooling: str) -> Backend:
+    """The backend for a source's files; "auto" tells it from what lies there."""
+    chosen = _tell(weights) if backend == "auto" else backend
+    if chosen == "efficientnet-lite0":
+        return EfficientNetLite0(weights, dtype, device)
+    if chosen == "timm":
+        return Timm(weights, dtype, device)
+    if chosen == "sentence-transformers":
+        return SentenceTransformers(weights, device)
+    return Transformers(weights, dtype, device, pooling)
+
+
+def _tell(weights: Path) -> str:
+    if weights.is_file():
+        if weights.suffix == ".pth":
+            return "efficientnet-lite0"
+        raise FeatureError(
+            "expected a model folder with config.json, or EfficientNet-Lite0's .pth file, "
+            f"got the file {weights.name!r}"
+        )
+    if (weights / "modules.json").is_file():
+        return "sentence-transformers"
+    config = weights / "config.json"
+    if not config.is_file():
+        raise FeatureError(f"expected a model folder with config.json, found none at {weights}")
+    try:
+        facts = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FeatureError(f"{config}: not valid JSON: {error}") from None
+    return "timm" if "architecture" in facts and "model_type" not in facts else "transformers"
+
+
+def _numpy(tensor: torch.Tensor) -> Floats:
+    return tensor.float().cpu().numpy()
