@@ -43,7 +43,7 @@ def plugins(package: str, base: type[T]) -> dict[str, type[T]]:
     found: dict[str, type[T]] = {}
     for name in modules(package):
         for cls in _classes(importlib.import_module(f"{package}.{name}"), base):
-            label = str(cls.name)  # type: ignore[attr-defined]
+            label = str(cls.name)
             if label in found and found[label] is not cls:
                 raise ConfigError(
                     f"two plug-ins in {package} are named {label!r}: "

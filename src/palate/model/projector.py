@@ -60,8 +60,9 @@ class Projector(nn.Module):
         self.log_norm = nn.Parameter(torch.tensor(token_norm).log())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.mlp(x).view(len(x), self.k, self.model_width)
-        return nn.functional.normalize(y, dim=-1) * self.log_norm.exp()
+        y: Tensor = self.mlp(x)
+        tokens = nn.functional.normalize(y.view(len(x), self.k, self.model_width), dim=-1)
+        return tokens * self.log_norm.exp()
 
 
 class Matching(nn.Module):

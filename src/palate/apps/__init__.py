@@ -1,0 +1,1 @@
+"""Apps: the command line and batch scoring. Apps may import everything; nothing imports apps."""

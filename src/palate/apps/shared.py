@@ -1,0 +1,141 @@
+"""What the commands have in common: loading with a spinner, JSON, and lists as tables. Light at the top."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from palate.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from palate.recommender import Recommendation, Recommender
+    from palate.schema import Quantization
+
+Adapter = Annotated[
+    str,
+    typer.Option(
+        "-a", "--adapter", help="Adapter bundle folder, or a base model to use untuned.", metavar="PATH"
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data set folder; by default the one the adapter was trained on."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "--mode", help="likelihood, yes_no, letters, embedding or generate; by default what fits best."
+    ),
+]
+Quantize = Annotated[
+    str | None, typer.Option("--quantization", help="none, int8 or nf4; by default as trained.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+User = Annotated[str | None, typer.Option("--user", "-u", help="A user of the data set.")]
+History = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--history", "-H", help="A chosen item by title or id, oldest first; repeat, or separate with ;"
+    ),
+]
+
+QUANTIZATIONS = ("none", "int8", "nf4")
+
+
+def load(adapter: str, data: Path | None, quantization: str | None, device: str) -> Recommender:
+    """Load a recommender, with a spinner on a terminal."""
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise ConfigError(
+            f"--quantization: expected none, int8 or nf4, got {quantization!r}; "
+            f"{did_you_mean(quantization, QUANTIZATIONS)}"
+        )
+    from palate.recommender import Recommender
+
+    kind = cast("Quantization | None", quantization)
+    with spinner(f"loading {adapter}"):
+        return Recommender.load(adapter, data=data, quantization=kind, device=device)
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """A spinner on stderr while something slow runs; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+def titles(history: Sequence[str] | None) -> list[str] | None:
+    """The --history options as a list; None where there were none."""
+    if not history:
+        return None
+    return [part.strip() for text in history for part in text.split(";") if part.strip()]
+
+
+def context(pairs: Sequence[str] | None) -> dict[str, str]:
+    """--context time=evening options as a mapping."""
+    out = {}
+    for pair in pairs or ():
+        name, mark, value = pair.partition("=")
+        if not mark or not name.strip() or not value.strip():
+            raise ConfigError(f"--context: expected NAME=VALUE such as time=evening, got {pair!r}")
+        out[name.strip()] = value.strip()
+    return out
+
+
+def note_stranger(rec: Recommender, user: str | None, history: Sequence[str] | None) -> None:
+    """Say so where a user id is not in the data set: the list would be a newcomer's."""
+    if user is not None and not history and user not in rec.dataset.histories:
+        known = rec.dataset.histories.interactions.user_ids
+        shown = ", ".join(known[:3])
+        typer.echo(
+            f"palate: note: user {user!r} is not in {rec.dataset.name} (its {len(known):,} users have "
+            f"ids like {shown}); recommending for a newcomer",
+            err=True,
+        )
+
+
+def plain(recommendations: Sequence[Recommendation]) -> list[dict[str, Any]]:
+    """Recommendations as plain data."""
+    return [
+        {
+            "rank": r.rank,
+            "item_id": r.item_id,
+            "title": r.title,
+            "score": round(r.score, 6),
+            "reason": r.reason,
+        }
+        for r in recommendations
+    ]
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_list(recommendations: Sequence[Recommendation], title: str) -> None:
+    """Recommendations as a table."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("title")
+    table.add_column("score", justify="right")
+    table.add_column("why")
+    for r in recommendations:
+        table.add_row(
+            str(r.rank), f"[bold]{escape(r.title)}[/]", f"{r.score:.3f}", f"[dim]{escape(r.reason)}[/]"
+        )
+    Console().print(table)

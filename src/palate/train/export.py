@@ -1,0 +1,70 @@
+"""The end of a run: the best weights as an adapter bundle, with what it was trained on and how well it
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palate.model import bundle
+from palate.train.checkpoint import Progress
+from palate.train.prepare import Ready
+from palate.train.validate import PROTOCOL
+
+LOCAL: dict[str, bool | set[str]] = {"data": True, "media": True, "train": {"output", "run"}}
+"""Config keys that name places on one machine; the bundle leaves them out."""
+
+
+def output_folder(ready: Ready) -> Path:
+    """`train.output`, else adapters/NAME."""
+    return Path(ready.config.train.output or Path("adapters") / ready.config.name)
+
+
+def export(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world: int) -> Path:
+    """Save the model's current weights as a bundle; returns its folder."""
+    return bundle.save(output_folder(ready), ready.model, describe(ready, progress, metrics, world))
+
+
+def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world: int) -> dict[str, Any]:
+    """What `palate.json` says of the run; the bundle adds base, model config and feature fingerprints.
+
+    metrics: {"step", metric: {"value", "low", "high", "n"}} of the best validation, or empty.
+    """
+    config, data = ready.config, ready.dataset
+    events = data.histories.interactions
+    return {
+        "name": config.name,
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "users": len(events),
+            "items": len(events.item_ids),
+            "interactions": len(events.items),
+        },
+        "encoders": dict(ready.encoders),
+        "templates": dict(ready.templates),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude=LOCAL),
+        "training": {
+            "steps": progress.step,
+            "best step": int(metrics.get("step", progress.step)),
+            "tokens": progress.tokens,
+            "seconds": round(progress.seconds, 1),
+            "processes": world,
+            "seed": config.train.seed,
+            "held out": "the last two events of every user with three or more",
+        },
+        "metrics": [
+            {
+                "system": config.name,
+                "protocol": f"{PROTOCOL}, validation item, best of the run",
+                "metric": name,
+                **found,
+                "seed": config.train.seed,
+            }
+            for name, found in metrics.items()
+            if name != "step"
+        ],
+    }

@@ -1,0 +1,266 @@
+"""The training loop: accelerate, AdamW, token-budget packs, validation, early stopping, exact resume."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from palate.config import RunConfig
+from palate.errors import ConfigError
+from palate.train import checkpoint as ckpt
+from palate.train.collate import Position, Prefetch, Stream, packs_per_epoch
+from palate.train.export import export
+from palate.train.guard import Interrupt, locked
+from palate.train.journal import Journal
+from palate.train.prepare import Ready, prepare
+from palate.train.schedule import rate
+from palate.train.update import Measured, Update
+from palate.train.validate import HEADLINE
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. stopped: the signal that ended it, 0 where it finished; bundle: None where it was
+    stopped.
+    """
+
+    run: Path
+    step: int
+    total: int
+    metrics: dict[str, Any]
+    bundle: Path | None
+    stopped: int = 0
+
+
+def train(config: RunConfig, *, resume: bool = True, console: Console | None = None) -> Outcome:
+    """Train one adapter; call it in every process of `accelerate launch`, or alone.
+
+    resume: go on from the newest checkpoint in the run folder, if there is one; False starts anew. Returns
+    after the bundle is saved, or after SIGTERM or SIGINT with a checkpoint saved. Raises ConfigError where
+    the checkpoint belongs to another config or the loss is no longer a number.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    console = console or Console(stderr=True)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=_precision(config), kwargs_handlers=[ddp])
+    try:
+        with accelerator.main_process_first():  # the others find the caches filled
+            ready = prepare(
+                config,
+                device=str(accelerator.device),
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+            )
+        return Trainer(ready, accelerator, console).run(resume)
+    finally:
+        accelerator.end_training()
+        # accelerate keeps the precision in a process-wide state; another run may want another
+        AcceleratorState._reset_state()
+
+
+def _precision(config: RunConfig) -> str:
+    if config.model.dtype == "float16" and not torch.cuda.is_available():
+        raise ConfigError("model.dtype float16 trains on a CUDA device only; use bfloat16 or float32")
+    return {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[config.model.dtype]
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where checkpoints and logs go."""
+    return Path(config.train.run or Path("runs") / config.name)
+
+
+class Trainer:
+    """One run on one process. `progress` is what a checkpoint keeps of it."""
+
+    def __init__(self, ready: Ready, accelerator: Any, console: Console) -> None:
+        self.ready, self.accelerator, self.console = ready, accelerator, console
+        self.config = ready.config.train
+        self.model = ready.model
+        self.run_folder = run_folder(ready.config)
+        self.main = bool(accelerator.is_main_process)
+        self.rank, self.world = int(accelerator.process_index), int(accelerator.num_processes)
+        packs = packs_per_epoch(ready.mixture, self.config.batch_tokens)
+        self.epoch_steps = -(-packs // (self.config.accumulate * self.world))
+        planned = max(1, round(self.config.epochs * self.epoch_steps))
+        self.total = min(planned, self.config.max_steps or planned)
+        self.progress = ckpt.Progress(positions=[(0, 0)] * self.world)
+        self.position = Position()
+        self.interrupt = Interrupt()
+        weights = ready.mixture.weights(self.config.task_weights)
+        self.weights = dict(zip(ready.mixture.names, weights, strict=True))
+        self.update = Update(self.model, self.config, weights, accelerator)
+
+    # --- the run --------------------------------------------------------------------------------------
+
+    def run(self, resume: bool) -> Outcome:
+        with locked(self.run_folder, self.main), self.interrupt:
+            found = self._begin(resume)
+            journal = Journal(self.run_folder, self.progress.step, self.total, self.console, active=self.main)
+            try:
+                self._tell(journal, found)
+                if not self.progress.finished:
+                    self._loop(journal)
+            finally:
+                journal.close()
+            return self._end(0 if self.progress.finished else self.interrupt.signal)
+
+    def _begin(self, resume: bool) -> bool:
+        """Seed everything, or put back the newest checkpoint; True where there was one."""
+        from accelerate.utils import set_seed
+
+        set_seed(self.config.seed, device_specific=True)
+        if not resume and self.main:
+            ckpt.clear(self.run_folder)
+        self.accelerator.wait_for_everyone()
+        saved = ckpt.load(self.run_folder)
+        if saved is None:
+            return False
+        ckpt.check_identity(self.run_folder, saved.identity, self.ready.identity)
+        self.progress = saved.progress
+        self.position = Position(*saved.progress.positions[self.rank])
+        self.model.load_trainable_state(saved.weights)
+        self.update.load_state(saved.update)
+        ckpt.set_rng_state(saved.rng[self.rank])
+        return True
+
+    def _tell(self, journal: Journal, found: bool) -> None:
+        mixture = self.ready.mixture
+        shares = ", ".join(f"{n} {c}" for n, c in zip(mixture.names, mixture.counts, strict=True))
+        for note in self.ready.notes:
+            journal.say(note)
+        trained = sum(p.numel() for p in self.update.parameters)
+        journal.say(
+            f"{self.ready.config.name}: {trained:,} trained weights; examples an epoch: {shares}; "
+            f"{self.epoch_steps} steps an epoch, {self.total} in all, on {self.world} process"
+            f"{'es' if self.world > 1 else ''} ({self.accelerator.device})"
+        )
+        if self.progress.finished:
+            journal.say(f"finished before, at step {self.progress.step}; --restart trains anew")
+        elif found:
+            journal.say(f"resumed at step {self.progress.step} from {self.run_folder}")
+
+    def _loop(self, journal: Journal) -> None:
+        stream = Stream(
+            self.ready.mixture, self.config.batch_tokens, self.position, rank=self.rank, world=self.world
+        )
+        data = Prefetch(stream)
+        every = self.config.validate_every or self.epoch_steps
+        try:
+            self.model.train()
+            while self.progress.step < self.total and not self.progress.finished:
+                record = self._step(data)
+                if record is None:
+                    self._save(journal)
+                    return
+                journal.step(record)
+                step = self.progress.step
+                if self.ready.validator.size and (step % every == 0 or step == self.total):
+                    self._validate(journal)
+                if step % self.config.checkpoint_every == 0 and step < self.total:
+                    self._save(journal)
+            self.progress.finished = True
+            self._save(journal)
+        finally:
+            data.close()
+
+    def _step(self, data: Prefetch) -> dict[str, Any] | None:
+        """One optimizer step; its metrics line, or None where a process was asked to stop."""
+        began = time.perf_counter()
+        batches = [data.next() for _ in range(self.config.accumulate)]
+        factor = rate(self.progress.step, self.total, self.config.warmup)
+        measured = self.update(batches, factor, self.interrupt.signal)
+        if measured is None:
+            self.interrupt.heard()
+            return None
+        seconds = time.perf_counter() - began
+        self.progress.step += 1
+        self.progress.tokens += measured.tokens
+        self.progress.seconds += seconds
+        self.position = batches[-1].after
+        return self._record(measured, factor, seconds)
+
+    def _record(self, measured: Measured, factor: float, seconds: float) -> dict[str, Any]:
+        pairs = zip(self.ready.mixture.names, measured.losses, strict=True)
+        losses = {name: loss for name, loss in pairs if loss is not None}
+        total = sum(self.weights[name] * loss for name, loss in losses.items())
+        step = self.progress.step
+        if not np.isfinite(total):
+            raise ConfigError(
+                f"the loss is {total} at step {step}; lower train.lr and train.projector_lr (now "
+                f"{self.config.lr:g} and {self.config.projector_lr:g}) and start anew with --restart"
+            )
+        return {
+            "step": step,
+            "epoch": round(step / self.epoch_steps, 4),
+            "loss": total,
+            **{f"loss/{name}": loss for name, loss in losses.items()},
+            "lr": self.config.lr * factor,
+            "grad_norm": measured.norm,
+            "tokens": self.progress.tokens,
+            "tokens_per_second": measured.tokens / seconds,
+            "seconds": self.progress.seconds,
+        }
+
+    # --- validation, checkpoints ----------------------------------------------------------------------
+
+    def _validate(self, journal: Journal) -> None:
+        from accelerate.utils import gather_object
+
+        began = time.perf_counter()
+        ranks = gather_object(self.ready.validator.ranks(self.model))
+        found = self.ready.validator.summary(ranks)
+        score = found[HEADLINE].value
+        progress = self.progress
+        if score > progress.best_score:
+            progress.best_score, progress.best_step, progress.waited = score, progress.step, 0
+            if self.main:
+                told = {
+                    m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in found.items()
+                }
+                ckpt.save_best(self.run_folder, self.model.trainable_state(), {"step": progress.step, **told})
+        else:
+            progress.waited += 1
+        progress.seconds += time.perf_counter() - began
+        journal.validation({"step": progress.step, **{f"valid/{m}": i.value for m, i in found.items()}})
+        if progress.waited >= self.config.patience and progress.step < self.total:
+            progress.finished = True
+            journal.say(
+                f"stopped early: {progress.waited} validations without a better {HEADLINE} than "
+                f"{progress.best_score:.4f} at step {progress.best_step}"
+            )
+
+    def _save(self, journal: Journal) -> None:
+        from accelerate.utils import gather_object
+
+        states = gather_object([(ckpt.rng_state(), (self.position.epoch, self.position.place))])
+        self.progress.positions = [place for _, place in states]
+        journal.flush()
+        if self.main:
+            weights, update = self.model.trainable_state(), self.update.state()
+            rng = [state for state, _ in states]
+            ckpt.save(
+                self.run_folder, ckpt.Checkpoint(self.progress, weights, update, rng, self.ready.identity)
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _end(self, stopped: int) -> Outcome:
+        best = ckpt.load_best(self.run_folder)
+        metrics = best[1] if best else {}
+        bundle = None
+        if not stopped:
+            if best:
+                self.model.load_trainable_state(best[0])
+            self.model.eval()
+            if self.main:
+                bundle = export(self.ready, self.progress, metrics, self.world)
+            self.accelerator.wait_for_everyone()
+        return Outcome(self.run_folder, self.progress.step, self.total, metrics, bundle, stopped)

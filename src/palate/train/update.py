@@ -1,0 +1,119 @@
+"""One optimizer step over the packs of all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from palate.config import TrainConfig
+from palate.model import Model
+from palate.train.collate import Batch
+from palate.train.step import TrainingStep
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a step saw on all processes. losses: mean of each task, None where it had no target; norm: of the
+    gradient, before clipping.
+    """
+
+    losses: list[float | None]
+    tokens: int
+    norm: float
+
+
+class Update:
+    """Model, AdamW and accelerate: gradients of `sum over tasks of weight x mean loss`, clipped, applied.
+
+    The mean of a task is over its targets in all packs of the step on all processes, so it is the same sum
+    whether packs come side by side or one after another.
+    """
+
+    def __init__(self, model: Model, config: TrainConfig, weights: Sequence[float], accelerator: Any) -> None:
+        self.config, self.weights, self.accelerator = config, list(weights), accelerator
+        self.world = int(accelerator.num_processes)
+        if config.gradient_checkpointing:
+            _checkpoint_layers(model.lm)
+        groups = model.parameter_groups(config)
+        self.peaks = [float(g["lr"]) for g in groups]
+        self.parameters = [p for g in groups for p in g["params"]]
+        # the base is on its device already, and a quantized one must not be moved
+        self.module = accelerator.prepare_model(_for_ddp(TrainingStep(model)), device_placement=False)
+        self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups), device_placement=False)
+
+    def __call__(self, batches: Sequence[Batch], factor: float, asked: int) -> Measured | None:
+        """Take a step at `factor` of the peak rates; None, with nothing changed, where any process has
+        `asked` to stop.
+        """
+        own = [*np.sum([b.counts for b in batches], axis=0), sum(len(b.pack) for b in batches), asked]
+        *counts, tokens, stop = self._total(torch.tensor(own, dtype=torch.float64)).tolist()
+        if stop:
+            return None
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        sums = self._backward(batches, counts)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.config.clip))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        sums = self._total(sums)
+        losses = [s / c if c else None for s, c in zip(sums.tolist(), counts, strict=True)]
+        return Measured(losses, int(tokens), norm)
+
+    def _backward(self, batches: Sequence[Batch], counts: Sequence[float]) -> torch.Tensor:
+        """Fill the gradients; returns this process's summed losses, float64 [tasks]."""
+        # DDP averages gradients over processes; times `world` makes it the sum that is meant
+        scale = torch.tensor(
+            [w * self.world / c if c else 0.0 for w, c in zip(self.weights, counts, strict=True)],
+            device=self.accelerator.device,
+        )
+        sums = torch.zeros(len(counts), dtype=torch.float64, device=self.accelerator.device)
+        for n, batch in enumerate(batches, 1):
+            with nullcontext() if n == len(batches) else self.accelerator.no_sync(self.module):
+                out = self.module(batch)
+                self.accelerator.backward((out * scale).sum())
+            sums += out.detach().double()
+        return sums
+
+    def _total(self, values: torch.Tensor) -> torch.Tensor:
+        if self.world == 1:
+            return values
+        total: torch.Tensor = self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")
+        return total
+
+    # --- state ----------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Optimizer and, in float16, loss scaler."""
+        scaler = self.accelerator.scaler
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _for_ddp(step: TrainingStep) -> TrainingStep:
+    """Keep DDP from sending the frozen base and the feature tables round: all have read the same."""
+    frozen = [n for n, p in step.named_parameters() if not p.requires_grad]
+    buffers = [n for n, _ in step.named_buffers()]
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(step, [*frozen, *buffers])  # type: ignore[no-untyped-call]
+    return step
+
+
+def _checkpoint_layers(lm: Any) -> None:
+    """Recompute each layer's activations in the backward pass. transformers renamed the method in 5.x."""
+    causal = lm.get_base_model() if hasattr(lm, "peft_config") else lm
+    enable = getattr(causal, "activation_checkpointing_enable", None) or causal.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
