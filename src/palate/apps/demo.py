@@ -90,7 +90,9 @@ class Demo:
         table = Table(box=None, show_header=False, pad_edge=False)
         for key, value in facts.items():
             if isinstance(value, int | float | str):
-                shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+                shown = (
+                    f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+                )
                 table.add_row(f"  {key}", escape(shown))
         self.console.print(table)
         user = self.dataset.histories.interactions.user_ids[0]

@@ -30,9 +30,7 @@ class BeamCache(DynamicCache):  # type: ignore[misc]  # transformers is untyped 
         self._rows = slice(0, 0)
         self._users: Tensor | None = None
 
-    def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Called by each attention layer with its new keys and values [rows, heads, T, d]."""
         if self._users is None:
             self.prefix.append((keys, values))

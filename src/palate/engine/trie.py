@@ -40,11 +40,7 @@ class Trie:
         """From one token sequence per item. Raises RequestError where one is empty or there are none."""
         indptr = np.zeros(len(sequences) + 1, dtype=np.int64)
         np.cumsum([len(s) for s in sequences], out=indptr[1:])
-        flat = (
-            np.concatenate([np.asarray(s) for s in sequences])
-            if len(sequences)
-            else np.empty(0, dtype=np.int64)
-        )
+        flat = np.concatenate([np.asarray(s) for s in sequences]) if len(sequences) else np.empty(0, dtype=np.int64)
         return cls.from_flat(flat, indptr, item_ids)
 
     @classmethod
@@ -106,8 +102,7 @@ class Trie:
         mask = np.asarray(mask)
         if mask.shape != (len(self),) or mask.dtype != np.bool_:
             raise RequestError(
-                f"expected a filter mask of {len(self)} booleans, one an item, "
-                f"got {mask.dtype} {list(mask.shape)}"
+                f"expected a filter mask of {len(self)} booleans, one an item, got {mask.dtype} {list(mask.shape)}"
             )
         before = np.zeros(len(self) + 1, dtype=np.int32)
         np.cumsum(mask[self.order], out=before[1:])

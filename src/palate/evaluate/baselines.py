@@ -13,7 +13,7 @@ import numpy as np
 from palate.config import EncoderConfig, ModelConfig
 from palate.errors import BundleError, ConfigError, DataError, did_you_mean
 from palate.evaluate.protocol import EvalCase
-from palate.loading import resolve
+from palate.recommender.loading import resolve
 from palate.retrieve import Retriever, build, names
 from palate.schema import Features, Floats, Interactions
 

@@ -141,7 +141,9 @@ def _batched(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], rule: _R
     for grid in grids:
         at = torch.arange(grid.shape[1])
         mask = _within(at, at, rule.window)
-        gq, gk, gv = (x[0].index_select(1, grid.flatten()).view(x.shape[1], *grid.shape, -1).transpose(0, 1) for x in (q, k, v))
+        gq, gk, gv = (
+            x[0].index_select(1, grid.flatten()).view(x.shape[1], *grid.shape, -1).transpose(0, 1) for x in (q, k, v)
+        )
         out.append(rule.written_out(gq, gk, gv, mask).transpose(0, 1).flatten(1, 2))
     return torch.cat(out, dim=1).index_select(1, back)[None]
 

@@ -1,16 +1,15 @@
 """The adapter bundle `adapters/NAME/`: standard PEFT files, projectors, the item vectors, and what they belong to.
 
-    adapter_config.json, adapter_model.safetensors   LoRA, loads in plain `peft`
-    projectors.safetensors                           projectors and matching head, bfloat16
-    features.safetensors                             the item vectors it was trained with, float16
-    palate.json                                      base and its hash, encoders, templates, data, config, metrics
-    README.md                                        the card
+adapter_config.json, adapter_model.safetensors   LoRA, loads in plain `peft`
+projectors.safetensors                           projectors and matching head, bfloat16
+features.safetensors                             the item vectors it was trained with, float16
+palate.json                                      base and its hash, encoders, templates, data, config, metrics
+README.md                                        the card
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -84,7 +83,10 @@ def _compact(name: str, tensor: torch.Tensor) -> torch.dtype:
 def _save_lora(folder: Path, model: Model) -> None:
     from peft import get_peft_model_state_dict
 
-    state = {n: t.to("cpu", torch.bfloat16) for n, t in get_peft_model_state_dict(model.lm, save_embedding_layers=False).items()}
+    state = {
+        n: t.to("cpu", torch.bfloat16)
+        for n, t in get_peft_model_state_dict(model.lm, save_embedding_layers=False).items()
+    }
     config = model.lm.peft_config["default"]
     kept = config.base_model_name_or_path
     # the source's name, never a path of the machine that trained it
@@ -130,11 +132,11 @@ def _swap(new: Path, folder: Path) -> None:
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-        os.rename(new, folder)
+        folder.rename(old)
+        new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
     else:
-        os.rename(new, folder)
+        new.rename(folder)
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def _load_lora(folder: Path, lm: Any) -> Any:
 
 
 def check_templates(meta: Mapping[str, Any], templates: Mapping[str, str]) -> None:
-    """Compare template hashes (name -> sha256) with those the adapter was trained with; BundleError names the odd ones."""
+    """Compare template hashes (name -> sha256) with the adapter's own; BundleError names the first that differs."""
     trained: Mapping[str, str] = meta.get("templates", {})
     odd = sorted(n for n, h in templates.items() if n in trained and trained[n] != h)
     if odd:

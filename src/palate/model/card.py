@@ -39,7 +39,12 @@ def _metrics(rows: list[Mapping[str, Any]]) -> list[str]:
     """A table of measured numbers: each row has system, protocol, metric, value, low, high, n, seed."""
     if not rows:
         return []
-    out = ["## Measured", "", "| system | protocol | metric | value | 95% interval | n | seed |", "|---|---|---|---|---|---|---|"]
+    out = [
+        "## Measured",
+        "",
+        "| system | protocol | metric | value | 95% interval | n | seed |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         out.append(
             f"| {r['system']} | {r['protocol']} | {r['metric']} | {r['value']:.3f} | "

@@ -92,9 +92,7 @@ class Model(nn.Module):
 
         embeds [B, T, D], positions int64 [T] (one for all rows) -> [B, T, D]. Soft tokens: see `embed`.
         """
-        out = self._views[0](
-            inputs_embeds=embeds, position_ids=positions[None], past_key_values=cache, use_cache=True
-        )
+        out = self._views[0](inputs_embeds=embeds, position_ids=positions[None], past_key_values=cache, use_cache=True)
         hidden: Tensor = out.last_hidden_state
         return hidden
 
@@ -163,9 +161,7 @@ class Model(nn.Module):
         with torch.no_grad():
             for name, tensor in state.items():
                 if own[name].shape != tensor.shape:
-                    raise BundleError(
-                        f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(tensor.shape)}"
-                    )
+                    raise BundleError(f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(tensor.shape)}")
                 own[name].copy_(tensor)
 
 

@@ -62,7 +62,8 @@ class Projector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.mlp(x)
         tokens = nn.functional.normalize(y.view(len(x), self.k, self.model_width), dim=-1)
-        return tokens * self.log_norm.exp()
+        sized: Tensor = tokens * self.log_norm.exp()
+        return sized
 
 
 class Matching(nn.Module):

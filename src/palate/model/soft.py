@@ -102,12 +102,13 @@ class SoftTokens(nn.Module):
         wrong = set(vectors) - set(self.modalities)
         if wrong:
             raise FeatureError(f"this adapter reads {list(self.modalities)}, got vectors for {sorted(wrong)}")
+        for m, v in vectors.items():
+            if v.shape != (self.widths[m],) or not np.isfinite(v).all():
+                raise FeatureError(f"{m} of item {item_id!r}: expected {self.widths[m]} finite numbers")
         if item_id not in self._row:
             self.align((*self.item_ids, item_id))
         row = self._row[item_id]
         for m, v in vectors.items():
-            if v.shape != (self.widths[m],) or not np.isfinite(v).all():
-                raise FeatureError(f"{m} of item {item_id!r}: expected {self.widths[m]} finite numbers")
             self._table(m)[row] = torch.as_tensor(v, dtype=torch.float32)
             self._present(m)[row] = True
             self._has[m][row] = True

@@ -19,7 +19,7 @@ def suffix(path: Path) -> str:
     """The file's format by its extension. Raises DataError for another one."""
     if path.suffix.lower() not in FORMATS:
         raise DataError(
-            f"{path}: expected a file ending in {', '.join(FORMATS)}, got {path.suffix or 'no ending'!r}"
+            f"{path}: expected a file ending in {', '.join(FORMATS)}, got {path.suffix or 'none'}"
         )
     return path.suffix.lower()
 

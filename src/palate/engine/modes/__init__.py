@@ -55,9 +55,7 @@ class Mode(ABC):
         for chunk in self._chunks(requests, self.limit(serializer)):
             # sorted, so that the order of the input cannot change a bit of the result
             distinct = [replace(r, candidates=tuple(sorted(set(r.candidates)))) for r in chunk]
-            for request, asked, values in zip(
-                chunk, distinct, self._score(runner, serializer, distinct), strict=True
-            ):
+            for request, asked, values in zip(chunk, distinct, self._score(runner, serializer, distinct), strict=True):
                 value = dict(zip(asked.candidates, values.tolist(), strict=True))
                 aligned = np.array([value[c] for c in request.candidates], dtype=np.float32)
                 out.append(Scores(request.request_id, request.user_id, request.candidates, aligned))
@@ -88,8 +86,7 @@ class Mode(ABC):
     def _check(self, request: Request, limit: int | None) -> None:
         if not request.candidates:
             raise RequestError(
-                f"request {request.request_id!r}: expected candidates to score, got none; "
-                "name at least one item"
+                f"request {request.request_id!r}: expected candidates to score, got none; name at least one item"
             )
         count = len(set(request.candidates))
         if limit is not None and count > limit:

@@ -42,9 +42,7 @@ class Letters(Mode):
             orders = shuffled(request, self.shuffles)
             asked.append(orders)
             labels = serializer.labels(template, len(request.candidates))
-            jobs += [
-                Job(serializer.prompt(template, request, order), "labels", (), labels) for order in orders
-            ]
+            jobs += [Job(serializer.prompt(template, request, order), "labels", (), labels) for order in orders]
         outputs = iter(runner.run(jobs))
         scores = []
         for request, orders in zip(requests, asked, strict=True):

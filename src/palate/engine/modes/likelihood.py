@@ -53,9 +53,9 @@ class Likelihood(Mode):
             return scores
         known = self._known(runner, serializer, jobs)
         return [
-            (
-                given - self.calibration * np.array([known[b.token_ids.tobytes()] for b in job.branches])
-            ).astype(np.float32)
+            (given - self.calibration * np.array([known[b.token_ids.tobytes()] for b in job.branches])).astype(
+                np.float32
+            )
             for given, job in zip(scores, jobs, strict=True)
         ]
 

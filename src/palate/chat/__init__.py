@@ -1,0 +1,5 @@
+"""Conversations about what to choose next."""
+
+from palate.chat.talk import Answer, Chat
+
+__all__ = ["Answer", "Chat"]

@@ -1,0 +1,220 @@
+"""Years, lengths and prices in what people write: "from the 90s", "before 1990", "under 100 minutes", "under
+$20".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from palate.chat.words import DECADES, NUMBERS, stem
+from palate.recommender.fields import Field
+from palate.recommender.filters import number
+from palate.recommender.shelf import Shelf
+
+if TYPE_CHECKING:
+    from palate.chat.wishes import _State
+
+_I = re.IGNORECASE
+_Y = r"(?:1[89]|20)\d\d"
+_NO = r"(?P<no>\b(?:not|nothing|no|except|isn't|aren't|without|never)\s+(?:\w+\s+)?)?"
+_SPAN = re.compile(
+    rf"\b(?:between|from|in)?\s*\b(?P<a>{_Y})\s*(?:and|to|-|–|until|till|through)\s*(?P<b>{_Y})\b", _I
+)
+_DECADE = re.compile(
+    rf"{_NO}\b(?:(?P<op>before|prior to|until|after|since)\s+)?(?:(?:from|in|of|during)\s+)?(?:the\s+)?"
+    rf"(?:(?P<part>early|mid|late)[\s-]+)?(?P<ten>(?:1[89]|20)?\d0'?s|{'|'.join(DECADES)})(?!\w)",
+    _I,
+)
+_YEAR = re.compile(
+    rf"{_NO}\b(?:(?P<op>before|prior to|pre|older than|earlier than|until|up to|no later than|"
+    rf"after|post|later than|newer than|since|starting)[\s-]+)?"
+    rf"(?:(?:from|in|of)\s+)?(?:the\s+)?(?:year\s+)?(?P<year>{_Y})"
+    rf"(?P<on>\s+(?:on|onwards?|or later|or newer|and later)|\+)?(?!\w|\s*(?:min|hour|page|\$|€|£))",
+    _I,
+)
+_LESS = (
+    "under|below|less than|shorter than|cheaper than|fewer than|no more than|not more than|no longer than|"
+    "not longer than|not over|at most|max(?:imum)?(?: of)?|up to|within"
+)
+STRICT = (
+    "under", "below", "less than", "shorter than", "cheaper than", "fewer than", "over", "above", "more than",
+    "longer than",
+)  # fmt: skip
+_MORE = "over|above|more than|longer than|at least|min(?:imum)?(?: of)?|no less than|not under"
+_N = r"(?P<cur>[$€£])?\s*(?P<n>\d+(?:[.,]\d+)?|\b(?:an?|one|two|three|four))(?P<half>\s+and a half)?"
+_AMOUNT = re.compile(
+    rf"\b(?P<op>{_LESS}|{_MORE})\s+{_N}\s*(?P<unit>[a-z€$£]+)?"
+    r"(?:\s+(?P<more>\d+)\s*min\w*)?(?P<half2>\s+and a half)?",
+    _I,
+)
+_AFTER = re.compile(
+    rf"{_N}\s*(?P<unit>[a-z€$£]+)\s+(?P<op>or less|max(?:imum)?|tops|at most|or shorter|or more|or longer)\b",
+    _I,
+)
+_SOFT = re.compile(
+    r"(?P<no>\b(?:not|nothing|no|isn't)\s+)?(?:\b(?:too|so|very|that)\s+)?\b(?P<word>short|long|recent|newer|modern|old|older|"
+    r"classic|vintage|cheap|expensive|shorter|longer)\b",
+    _I,
+)
+_TIME = ("runtime", "duration", "length", "minutes", "running_time")
+_PRICE = ("price", "cost", "amount")
+_SOFT_WORDS = {
+    "short": ("time", "max"), "shorter": ("time", "max"), "long": ("time", "min"), "longer": ("time", "min"),
+    "recent": ("year", "min"), "newer": ("year", "min"), "modern": ("year", "min"), "old": ("year", "max"),
+    "older": ("year", "max"), "classic": ("year", "max"), "vintage": ("year", "max"),
+    "cheap": ("price", "max"),
+    "expensive": ("price", "min"),
+}  # fmt: skip
+
+
+class Amounts:
+    """Reads numbers against the catalogue's number fields."""
+
+    def __init__(self, shelf: Shelf, fields: Mapping[str, Field]) -> None:
+        self.shelf = shelf
+        self.numbers = {n: f for n, f in fields.items() if f.kind == "number"}
+        self.year = next((n for n, f in self.numbers.items() if f.is_year), None)
+        self.time = self._named(_TIME) or next(
+            (n for n, f in self.numbers.items() if f.unit.startswith("min")), None
+        )
+        self.price = self._named(_PRICE)
+
+    def _named(self, names: tuple[str, ...]) -> str | None:
+        return next((n for n in self.numbers if n.casefold() in names), None)
+
+    def read(self, state: _State) -> None:
+        """Move the amounts of a message into its filters."""
+        state.take(_AMOUNT, lambda m: self._amount(state, m))
+        state.take(_AFTER, lambda m: self._amount(state, m))
+        state.take(_SPAN, lambda m: self._years(state, float(m["a"]), float(m["b"])))
+        state.take(_DECADE, lambda m: self._decade(state, m))
+        state.take(_YEAR, lambda m: self._one_year(state, m))
+        state.take(_SOFT, lambda m: self._soft(state, m))
+
+    # --- years --------------------------------------------------------------------------------------
+
+    def _years(self, state: _State, low: float | None, high: float | None, no: bool = False) -> bool:
+        if self.year is None:
+            return self._cannot(state, "the year")
+        if low is not None and high is not None:
+            state.want(self.year, (min(low, high), max(low, high)), no, either=True)
+        elif no:
+            state.want(self.year, (low, high), no)
+        else:
+            ends = {k: v for k, v in (("min", low), ("max", high)) if v is not None}
+            state.limit(self.year, **ends)
+        return True
+
+    def _decade(self, state: _State, m: re.Match[str]) -> bool:
+        text = m["ten"].casefold().replace("'", "").removesuffix("s")
+        value = DECADES.get(m["ten"].casefold(), None)
+        start = float(value if value is not None else text)
+        if start < 100:
+            start = self._century(start)
+        offset = {"early": (0, 3), "mid": (4, 6), "late": (7, 9)}.get((m["part"] or "").casefold(), (0, 9))
+        low, high = start + offset[0], start + offset[1]
+        op, no = (m["op"] or "").casefold(), bool(m["no"])
+        if op in ("before", "prior to"):
+            return self._years(state, None, low - 1, no)
+        if op == "until":
+            return self._years(state, None, high, no)
+        if op == "after":
+            return self._years(state, high + 1, None, no)
+        return self._years(state, low, None, no) if op == "since" else self._years(state, low, high, no)
+
+    def _century(self, ten: float) -> float:
+        """1990 for 90; the century in which the catalogue has such years, the later one where it has both."""
+        info = self.numbers.get(self.year or "")
+        late = 2000 + ten
+        fits = info is not None and info.low <= late + 9 and late <= info.high
+        return late if fits or (info is None and ten < 30) else 1900 + ten
+
+    def _one_year(self, state: _State, m: re.Match[str]) -> bool:
+        year, op, no = float(m["year"]), (m["op"] or "").casefold(), bool(m["no"])
+        if op in ("before", "prior to", "pre", "older than", "earlier than"):
+            return self._years(state, None, year - 1, no)
+        if op in ("until", "up to", "no later than"):
+            return self._years(state, None, year, no)
+        if op in ("after", "post", "later than", "newer than"):
+            return self._years(state, year + 1, None, no)
+        if op in ("since", "starting") or m["on"]:
+            return self._years(state, year, None, no)
+        return self._years(state, year, year, no)
+
+    # --- amounts ------------------------------------------------------------------------------------
+
+    def _amount(self, state: _State, m: re.Match[str]) -> bool:
+        groups = m.groupdict()
+        text, unit = groups["n"].casefold().strip(), (groups.get("unit") or "").casefold()
+        value = NUMBERS[text] if text in NUMBERS else number(text)
+        if value is None:
+            return False
+        value += 0.5 if groups.get("half") or groups.get("half2") else 0.0
+        op = groups["op"].casefold()
+        if not unit and not groups["cur"] and 1800 <= value < 2100:
+            return False  # "up to 1995" is a year
+        hours = re.fullmatch(r"h|hrs?|hours?", unit) is not None
+        name = self._field_for(op, unit, bool(groups["cur"]), hours)
+        if name is None:
+            if text in NUMBERS and not hours:
+                return False
+            what = f"{groups['cur'] or ''}{text} {unit}".strip()
+            return self._cannot(state, f"“{m['op']} {what}”")
+        if hours and (self.numbers[name].unit.startswith("min") or self.numbers[name].high > 15):
+            value = 60 * value + float(groups.get("more") or 0)
+        most = re.fullmatch(rf"{_LESS}|or less|tops|or shorter", op) is not None
+        strict = op in STRICT
+        step = 1e-6 if strict else 0.0
+        state.limit(name, **({"max": value - step} if most else {"min": value + step}))
+        return True
+
+    def _field_for(self, op: str, unit: str, currency: bool, hours: bool) -> str | None:
+        if currency or unit in (
+            "dollars",
+            "dollar",
+            "euros",
+            "euro",
+            "pounds",
+            "bucks",
+            "usd",
+            "eur",
+            "$",
+            "€",
+            "£",
+        ):
+            return self.price
+        if hours or re.fullmatch(r"m|mins?|minutes?", unit) or op in ("shorter than", "longer than"):
+            return self.time
+        if op == "cheaper than":
+            return self.price
+        for name, info in self.numbers.items():
+            if unit and stem(unit) in (stem(name), stem(info.unit or "-")):
+                return name
+        return None
+
+    def _soft(self, state: _State, m: re.Match[str]) -> bool:
+        """ "short", "recent": a hint towards a quarter of the catalogue; "not too long" only leaves out a
+        quarter.
+        """
+        kind, end = _SOFT_WORDS[m["word"].casefold()]
+        name = {"time": self.time, "year": self.year, "price": self.price}[kind]
+        if name is None:
+            return False
+        values = [v for v in map(number, self.shelf.column(name)) if v is not None]
+        low, high = np.quantile(values, [0.25, 0.75]) if values else (0.0, 0.0)
+        if m["no"]:
+            condition = {"min": float(low)} if end == "max" else {"max": float(high)}
+        else:
+            condition = {"max": float(low)} if end == "max" else {"min": float(high)}
+        state.hints.append((m[0].strip().casefold(), {name: condition}))
+        return True
+
+    def _cannot(self, state: _State, what: str) -> bool:
+        note = f"I cannot check {what}: the catalogue does not say."
+        if note not in state.notes:
+            state.notes.append(note)
+        return True

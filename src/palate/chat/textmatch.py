@@ -1,0 +1,86 @@
+"""How near items come to free text: sentence embeddings where there is an encoder, else shared rare words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import cached_property
+
+import numpy as np
+
+from palate import features, sources
+from palate.chat.words import WORD, stem
+from palate.config import EncoderConfig
+from palate.errors import FeatureError, SourceError
+from palate.features.encoders import Encoder, build
+from palate.recommender.shelf import Shelf
+from palate.schema import Floats, Item
+
+ENCODER = "all-minilm-l6-v2"
+
+
+class TextMatch:
+    """Similarity of every item's title and text fields to a query.
+
+    dense: None tries the default text encoder where it is in the cache (nothing is downloaded in the middle
+    of a conversation); False uses words alone.
+    """
+
+    def __init__(self, shelf: Shelf, dense: bool | None = None) -> None:
+        self.shelf = shelf
+        self._dense = dense
+        self._kept: Floats | None = None
+        self._index: dict[str, list[int]] = {}
+        self._indexed = -1
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        if self._dense is False:
+            return None
+        try:
+            if self._dense is None and sources.cached(ENCODER) is None:
+                return None
+            return build({"text": EncoderConfig()})["text"]
+        except (SourceError, FeatureError):
+            return None
+
+    def similarity(self, query: str) -> Floats:
+        """float32 [N] in shelf order; higher is nearer."""
+        words = self._lexical(query)
+        if self.encoder is None:
+            return words
+        encoded = self.encoder.encode([Item("query", query)])
+        cosine = self._vectors() @ encoded.vectors[0]
+        # words decide names and rare terms that sentence vectors blur
+        return np.asarray(cosine + 0.2 * words, dtype=np.float32)
+
+    def _vectors(self) -> Floats:
+        """Unit vectors of all items, float32 [N, F], from the feature cache."""
+        if self._kept is None or len(self._kept) != len(self.shelf):
+            config = {"text": EncoderConfig()}
+            found = features.compute(list(self.shelf.values()), None, config).tables["text"]
+            self._kept = found.vectors
+        return self._kept
+
+    @property
+    def _postings(self) -> dict[str, list[int]]:
+        if self._indexed != len(self.shelf):
+            self._index = {}
+            for n, item in enumerate(self.shelf.values()):
+                text = " ".join([item.title, *item.text.values()])
+                for word in {stem(w) for w in WORD.findall(text)}:
+                    self._index.setdefault(word, []).append(n)
+            self._indexed = len(self.shelf)
+        return self._index
+
+    def _lexical(self, query: str) -> Floats:
+        """Sum of the inverse document frequencies of shared word stems, over the query's own: 0..1."""
+        total = len(self.shelf)
+        out = np.zeros(total, dtype=np.float32)
+        weight = 0.0
+        for word in Counter(stem(w) for w in WORD.findall(query)):
+            rows = self._postings.get(word, [])
+            idf = math.log((1 + total) / (1 + len(rows)))
+            out[rows] += idf
+            weight += idf
+        return out / weight if weight else out

@@ -1,0 +1,135 @@
+"""What a Recommender is put together from: a bundle or a base model, and the data set that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palate import sources
+from palate.config import ModelConfig, PromptConfig
+from palate.data import Dataset, import_dataset
+from palate.errors import BundleError, DataError, RequestError, did_you_mean
+from palate.schema import Quantization
+
+if TYPE_CHECKING:
+    from palate.model import Model
+
+ADAPTERS = Path("adapters")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a path given to `Recommender.load` names: a bundle folder, or a base model's source."""
+
+    bundle: Path | None
+    base: str | None
+
+
+def resolve(path: str | Path) -> Target:
+    """Tell a bundle folder (or its name under adapters/) from a base source. BundleError for neither."""
+    text = str(path)
+    for folder in (Path(text), ADAPTERS / text):
+        if (folder / "palate.json").is_file():
+            return Target(folder, None)
+    if text in sources.ALIASES or text.split(":", 1)[0] in ("hub", "path", "pypi"):
+        return Target(None, text)
+    if Path(text).is_dir():
+        if (Path(text) / "config.json").is_file():
+            return Target(None, f"path:{text}")
+        found = sorted(p.name for p in Path(text).iterdir())[:5]
+        raise BundleError(
+            f"{text}: expected an adapter bundle (palate.json) or a base model (config.json), the folder has "
+            f"{', '.join(found) or 'nothing'}"
+        )
+    bundles = [str(p.parent) for p in ADAPTERS.glob("*/palate.json")]
+    raise BundleError(
+        f"expected an adapter bundle or a base model, found nothing at {text!r}; "
+        f"{did_you_mean(text, [*bundles, 'smollm2-135m-instruct'])}"
+    )
+
+
+def open_data(data: str | Path | Dataset | None, meta: Mapping[str, Any]) -> Dataset:
+    """The data set: as given, else the bundle's own at ./data/NAME, else fetched and imported into the cache.
+
+    Raises DataError where there is none to be found.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if data is not None:
+        return Dataset.open(data)
+    name = recorded_name(meta)
+    if name is None:
+        raise DataError(
+            "expected a data set: an untuned base has none of its own; name its folder with data= "
+            "(--data DIR)"
+        )
+    local = Path("data") / name
+    if (local / "dataset.yaml").is_file():
+        return Dataset.open(local)
+    kept = sources.cache_dir() / "data" / name
+    if (kept / "dataset.yaml").is_file():
+        return Dataset.open(kept)
+    if name not in sources.ALIASES:
+        raise DataError(
+            f"the bundle was trained on the data set {name!r}, which is not at {local}; name its folder "
+            "with data= (--data DIR)"
+        )
+    return import_dataset(name, kept)
+
+
+def recorded_name(meta: Mapping[str, Any]) -> str | None:
+    """The name of the data set a bundle was trained on."""
+    data = meta.get("data")
+    name = data.get("name") if isinstance(data, Mapping) else data
+    return str(name) if name else None
+
+
+def read_meta(target: Target) -> dict[str, Any]:
+    """`palate.json` of a bundle, its templates checked against those of this installation; {} for a base.
+
+    Raises BundleError where a template has changed since training.
+    """
+    if target.bundle is None:
+        return {}
+    from palate import prompting
+    from palate.model import bundle
+
+    meta = bundle.read_meta(target.bundle)
+    language = prompt_config(meta).language
+    bundle.check_templates(meta, {n: prompting.load(n, language).hash for n in meta.get("templates", {})})
+    return meta
+
+
+def load_model(
+    target: Target,
+    dataset: Dataset,
+    *,
+    quantization: Quantization | None,
+    device: str,
+    base: str | None,
+) -> Model:
+    """The bundle's model, its item vectors in the catalogue's order, or an untuned base."""
+    if target.bundle is not None:
+        from palate.model import bundle
+
+        ids = dataset.catalog.item_ids
+        return bundle.load(
+            target.bundle, items=ids, quantization=quantization, device=device, base=base
+        ).model
+    if base is not None:
+        raise RequestError("base= goes with an adapter bundle; an untuned base is named by the path alone")
+    from palate.model import Model
+
+    assert target.base is not None
+    config = ModelConfig.parse(
+        {"base": target.base, "quantization": quantization or "none"}, str(target.base)
+    )
+    return Model.create(config, {}, device=device, adapter=False)
+
+
+def prompt_config(meta: Mapping[str, Any]) -> PromptConfig:
+    """The token budget the adapter was trained with; the defaults for an untuned base."""
+    values = meta.get("prompt") or (meta.get("config") or {}).get("prompt") or {}
+    return PromptConfig.parse(dict(values), "palate.json: prompt")

@@ -1,0 +1,55 @@
+"""Vectors for items that come after training, from the encoders the adapter was trained with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from palate import features
+from palate.config import EncoderConfig
+from palate.errors import PalateWarning
+from palate.features.encoders import ContentEncoder, Encoder, Unusable, build
+from palate.schema import Floats, Item
+
+
+class NewItemEncoders:
+    """The content encoders a bundle names; their weights load with the first item that needs them."""
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self.meta = meta
+        self._encoders: dict[str, Encoder] | None = None
+
+    def encode(self, item: Item) -> dict[str, Floats]:
+        """Modality -> float32 [F] for each modality the adapter reads and the item has.
+
+        A medium that cannot be used costs that modality and raises a PalateWarning. Raises BundleError where
+        an encoder is not the one the adapter was trained with.
+        """
+        if self._encoders is None:
+            self._encoders = self._build()
+        encoders = {m: e for m, e in self._encoders.items() if _concerns(e, item)}
+        if encoders and "fingerprints" in self.meta:
+            from palate.model import bundle
+
+            bundle.check_encoders(self.meta, {m: e.fingerprint for m, e in encoders.items()})
+        problems: list[features.Problem] = []
+        vectors = features.encode_item(item, encoders, problems=problems)
+        for problem in problems:
+            warnings.warn(f"{problem}; the item goes without it", PalateWarning, stacklevel=4)
+        return vectors
+
+    def _build(self) -> dict[str, Encoder]:
+        configs = {
+            modality: EncoderConfig(**{k: v for k, v in told.items() if k in EncoderConfig.model_fields})
+            for modality, told in self.meta.get("encoders", {}).items()
+        }
+        return {m: e for m, e in build(configs).items() if isinstance(e, ContentEncoder)}
+
+
+def _concerns(encoder: Encoder, item: Item) -> bool:
+    """Has the item this medium, usable or not? Weights are not loaded to find out that it has none."""
+    try:
+        return encoder.identity(item) is not None
+    except Unusable:
+        return True

@@ -1,0 +1,94 @@
+"""Ranking: a request and the items it may name, to scores, in any mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from palate.engine import modes
+from palate.engine.modes.embedding import Embedding
+from palate.engine.modes.generate import Generate
+from palate.engine.runner import Runner
+from palate.engine.trie import Trie
+from palate.prompting import Serializer
+from palate.recommender.pool import Pool
+from palate.recommender.shelf import Shelf
+from palate.schema import Bools, Floats, Request, Scores
+
+POOL = 50
+"""Retrieved candidates that the slower modes rerank."""
+LETTERS = 20
+"""Candidates put into one question of mode `letters`."""
+
+
+class Ranker:
+    """Ranks the items of a shelf for one request at a time. Modes are built once and kept."""
+
+    def __init__(self, runner: Runner, serializer: Serializer, shelf: Shelf, pool: Pool) -> None:
+        self.runner, self.serializer, self.shelf, self.pool = runner, serializer, shelf, pool
+        self._modes: dict[str, modes.Mode] = {}
+        self._titles: Trie | None = None
+
+    @property
+    def default(self) -> str:
+        """`embedding` where there is a matching head, else `likelihood`."""
+        return "embedding" if self.runner.model.has_matching else "likelihood"
+
+    def mode(self, name: str | None = None) -> modes.Mode:
+        """The mode called `name`; None: the default."""
+        name = name or self.default
+        if name not in self._modes:
+            self._modes[name] = modes.build(name)
+        return self._modes[name]
+
+    def rank(
+        self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL
+    ) -> Scores:
+        """Scores of the legal items worth considering.
+
+        All of them in mode `embedding`, the beams' finds in `generate`, else at most `pool` retrieved ones
+        (in `letters` as many as fit one question).
+        """
+        chosen = self.mode(mode)
+        ids = self.shelf.item_ids
+        if isinstance(chosen, Embedding):
+            row = chosen.catalogue_scores(self.runner, self.serializer, [request])[0]
+            places = np.flatnonzero(legal)
+            return Scores(request.request_id, request.user_id, tuple(ids[i] for i in places), row[places])
+        if isinstance(chosen, Generate):
+            best = chosen.recommend(
+                self.runner,
+                self.serializer,
+                [request],
+                self._trie(chosen),
+                k=max(k, chosen.beams),
+                allowed=[legal],
+            )[0]
+            values = np.array([score for _, score in best], dtype=np.float32)
+            return Scores(request.request_id, request.user_id, tuple(i for i, _ in best), values)
+        limit = chosen.limit(self.serializer)
+        size = max(pool, k) if limit is None else min(pool, LETTERS, limit)
+        candidates = self.pool.pick([e.item_id for e in request.history], legal, size)
+        return chosen.scores(self.runner, self.serializer, [replace(request, candidates=candidates)])[0]
+
+    def _trie(self, mode: Generate) -> Trie:
+        """The catalogue's titles as a trie, built once and again when items were added."""
+        if self._titles is None or len(self._titles.item_ids) != len(self.shelf):
+            self._titles = mode.trie(self.serializer, self.shelf.item_ids)
+        return self._titles
+
+    def item_vectors(self) -> Floats:
+        """Unit matching vectors of every shelf item, float32 [N, E]. BundleError for an untuned base."""
+        mode = self.mode("embedding")
+        assert isinstance(mode, Embedding)
+        vectors = mode.item_vectors(self.runner).cpu().numpy()
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(norms, 1e-9), dtype=np.float32)
+
+    def nearest(self, item_id: str, others: Sequence[str]) -> str:
+        """The one of the others whose matching vector is most like the item's."""
+        vectors = self.item_vectors()
+        rows = [self.shelf.index(i) for i in others]
+        return others[int(np.argmax(vectors[rows] @ vectors[self.shelf.index(item_id)]))]

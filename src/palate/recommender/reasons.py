@@ -1,0 +1,86 @@
+"""Reasons in words, built only from what the catalogue and the history hold: nothing is invented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from palate.prompting import Show
+from palate.recommender.fields import Field, rarity, shared
+from palate.recommender.shelf import Shelf
+from palate.schema import Wording
+
+RECENT = 50
+"""History items looked at for a reason, from the newest."""
+TAGS = 3
+"""Shared tags named at most."""
+COMMON = 0.4
+"""A tag on more than this share of the catalogue says nothing."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What an item has in common with one history item: (field, tag), rarest first; weight: summed rarity."""
+
+    item_id: str
+    tags: tuple[tuple[str, str], ...]
+    weight: float
+
+
+class Reasoner:
+    """Finds shared attributes and writes them as one sentence.
+
+    nearest: (item, others) -> the one of the others the model holds most alike; None for an untuned base.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        fields: Mapping[str, Field],
+        wording: Wording,
+        show: Show,
+        nearest: Callable[[str, Sequence[str]], str] | None = None,
+    ) -> None:
+        self.shelf, self.wording, self._nearest = shelf, wording, nearest
+        self.fields = {n: f for n, f in fields.items() if f.kind == "tags"}
+        self._shown = {*show.history, *show.candidate}
+
+    def common(self, item_id: str, other: str) -> Shared:
+        """The telling tags two items share."""
+        total = len(self.shelf)
+        both = shared(self.shelf[item_id], self.shelf[other], self.fields)
+        tags = [
+            (rarity(tag, self.fields[field], total), field, tag)
+            for field, found in both.items()
+            for tag in found
+            if self.fields[field].tags.get(tag, 1) <= max(1, COMMON * total)
+        ]
+        tags.sort(key=lambda t: -t[0])
+        return Shared(other, tuple((field, tag) for _, field, tag in tags), sum(t[0] for t in tags))
+
+    def reason(self, item_id: str, history: Sequence[str]) -> str:
+        """One sentence: the history items an item resembles most, and in what."""
+        w = self.wording
+        recent = list(dict.fromkeys(h for h in reversed(history[-RECENT:]) if h != item_id))
+        if not recent:
+            return f"A first guess: no {w.items} {w.verb} so far to go by."
+        found = [s for h in recent if (s := self.common(item_id, h)).tags]
+        if not found:
+            if self._nearest is not None:
+                near = self.shelf[self._nearest(item_id, recent)].title
+                return f"Nothing listed in common; to the model it is nearest to {near}, which you {w.verb}."
+            several = f"the {len(recent)} {w.items}" if len(recent) > 1 else f"the one {w.item}"
+            return f"Ranked by the model from {several} you {w.verb}; they share no listed attribute."
+        best = max(found, key=lambda s: s.weight)
+        tags = best.tags[:TAGS]
+        twins = [s.item_id for s in found if s is not best and set(tags) <= set(s.tags)][:1]
+        return f"Like {self.titles([best.item_id, *twins])}, which you {w.verb}: {self.words(tags)}."
+
+    def titles(self, ids: Sequence[str]) -> str:
+        """Titles joined for a sentence."""
+        names = [self.shelf[i].title for i in ids]
+        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+    def words(self, tags: Sequence[tuple[str, str]]) -> str:
+        """Tags for a sentence; those of fields not shown beside titles are named with their field."""
+        return ", ".join(tag if field in self._shown else f"{field} {tag}" for field, tag in tags)
