@@ -163,9 +163,7 @@ def add_new_items(rec: Recommender, path: Path) -> int:
         media |= set(rec.model.soft.modalities)
     rejects = Rejects(path)
     rejects.expect = lambda names: (
-        None
-        if "title" in names
-        else f"missing column title; the file has: {', '.join(names) or 'no columns'}"
+        None if "title" in names else f"missing column title; the file has: {', '.join(names) or 'no columns'}"
     )
     count = 0
     for line, row in read_rows(path, rejects):
@@ -186,8 +184,7 @@ def _inside(table: Path, line: int, column: str, value: str) -> Path:
     file = (folder / value).resolve()
     if not file.is_relative_to(folder):
         raise DataError(
-            f"{table}, line {line}, column {column}: expected a file inside {table.parent}, got {value!r}; "
-            "put it there"
+            f"{table}, line {line}, column {column}: expected a file inside {table.parent}, got {value!r}; put it there"
         )
     return file
 

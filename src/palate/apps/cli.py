@@ -72,9 +72,7 @@ def _placeholder(app: typer.Typer, name: str, error: Exception) -> None:
 
     @app.command(name, help=f"Not available here ({reason}).\n\nExample: palate doctor")
     def broken() -> None:
-        raise PalateError(
-            f"command {name!r} cannot be loaded: {reason}; `palate doctor` shows what is missing"
-        )
+        raise PalateError(f"command {name!r} cannot be loaded: {reason}; `palate doctor` shows what is missing")
 
 
 def run(argv: Sequence[str]) -> int:

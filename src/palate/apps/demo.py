@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ class Demo:
         facts = stats(self.dataset)
         table = Table(box=None, show_header=False, pad_edge=False)
         for key, value in facts.items():
-            if isinstance(value, int | float | str):
+            if key in ("first", "last"):
+                table.add_row(f"  {key} event", f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d}")
+            elif isinstance(value, int | float | str):
                 shown = (
                     f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
                 )
@@ -115,25 +118,29 @@ class Demo:
         self.note(path, "ten recommendations for the new user, with reasons")
 
     def score(self) -> None:
-        cases = protocol("loo-20").cases(self.dataset.histories.interactions, seed=1, part="test", users=REQUESTS)
-        ids = self.dataset.catalog.item_ids
-        rows = {"request_id": [], "user_id": [], "item_id": []}  # type: dict[str, list[str]]
-        for case in cases:
-            for item in case.items(len(ids)):
-                rows["request_id"].append(f"r{case.user_id}")
-                rows["user_id"].append(case.user_id)
-                rows["item_id"].append(ids[int(item)])
-        candidates = self.out / "candidates.parquet"
+        events = self.dataset.histories.interactions
+        cases = protocol("loo-20").cases(events, seed=1, part="test", users=REQUESTS)
+        asked = [case.request(events) for case in cases]
+        rows: dict[str, list[Any]] = {
+            "request_id": [r.request_id for r in asked],
+            "history": [[e.item_id for e in r.history] for r in asked],
+            "candidates": [list(r.candidates) for r in asked],
+        }
+        candidates, scored = self.out / "candidates.parquet", self.out / "scores.parquet"
         pq.write_table(pa.table(rows), candidates)
-        scored = self.out / "scores.parquet"
-        began = time.perf_counter()
-        batch.score_file(self.rec, batch.Job(candidates, scored))
-        took = time.perf_counter() - began
-        self.console.print(f"  {len(rows['item_id']):,} rows in {took:.1f} s; the first of {scored}:")
-        head = pq.read_table(scored).slice(0, 3).to_pylist()
-        for row in head:
-            self.console.print(f"    {escape(json.dumps(row))}", highlight=False)
-        self.note(candidates, f"{REQUESTS} requests with 20 candidates each")
+        with shared.spinner("scoring"):
+            summary = batch.score_file(self.rec, batch.Job(candidates, scored))
+        self.console.print(
+            f"  {summary.requests} requests, {summary.rows:,} rows in {summary.seconds:.1f} s; best of the first:"
+        )
+        first = [r for r in pq.read_table(scored).to_pylist() if r["request_id"] == rows["request_id"][0]]
+        table = Table(box=None, pad_edge=False)
+        for name in ("  request_id", "item_id", "score", "rank"):
+            table.add_column(name, justify="right")
+        for row in sorted(first, key=lambda r: r["rank"])[:3]:
+            table.add_row(row["request_id"], row["item_id"], f"{row['score']:.3f}", str(row["rank"]))
+        self.console.print(table)
+        self.note(candidates, f"{REQUESTS} requests, each with its own history and 20 candidates")
         self.note(scored, "their scores and ranks")
 
     def chat(self) -> None:

@@ -70,9 +70,7 @@ def learning_curve(
     Raises DataError where there is no loss to draw.
     """
     if not losses:
-        raise DataError(
-            "expected one (step, loss) pair or more to draw, got none; has training logged a step?"
-        )
+        raise DataError("expected one (step, loss) pair or more to draw, got none; has training logged a step?")
     figure, axis = _canvas(7.0, 3.8)
     steps, values = [s for s, _ in losses], [v for _, v in losses]
     axis.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1)
@@ -83,9 +81,7 @@ def learning_curve(
         right = axis.twinx()
         right.spines[["top"]].set_visible(False)
         points, scores = [s for s, _ in validation], [v for _, v in validation]
-        lines += right.plot(
-            points, scores, color=ORANGE, marker="o", markersize=5, linewidth=2, label=validation_label
-        )
+        lines += right.plot(points, scores, color=ORANGE, marker="o", markersize=5, linewidth=2, label=validation_label)
         right.set_ylabel(validation_label, color=ORANGE)
         right.set_ylim(0, max(*scores, 1e-9) * 1.25)
     axis.legend(handles=lines, loc="upper center", ncols=len(lines), frameon=False, fontsize=9)
@@ -93,9 +89,7 @@ def learning_curve(
     return _finish(figure, path, title, caption)
 
 
-def system_bars(
-    path: str | Path, result: Result, metric: str | None = None, title: str | None = None
-) -> Path:
+def system_bars(path: str | Path, result: Result, metric: str | None = None, title: str | None = None) -> Path:
     """Draw one metric of every system as horizontal bars with 95% intervals. Returns the PNG's path.
 
     metric: one of the protocol's, by default its headline. The first system is highlighted; for lists of

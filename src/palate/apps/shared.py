@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 Adapter = Annotated[
     str,
-    typer.Option(
-        "-a", "--adapter", help="Adapter bundle folder, or a base model to use untuned.", metavar="PATH"
-    ),
+    typer.Option("-a", "--adapter", help="Adapter bundle folder, or a base model to use untuned.", metavar="PATH"),
 ]
 Data = Annotated[
     Path | None,
@@ -29,21 +27,15 @@ Data = Annotated[
 ]
 Mode = Annotated[
     str | None,
-    typer.Option(
-        "--mode", help="likelihood, yes_no, letters, embedding or generate; by default what fits best."
-    ),
+    typer.Option("--mode", help="likelihood, yes_no, letters, embedding or generate; by default what fits best."),
 ]
-Quantize = Annotated[
-    str | None, typer.Option("--quantization", help="none, int8 or nf4; by default as trained.")
-]
+Quantize = Annotated[str | None, typer.Option("--quantization", help="none, int8 or nf4; by default as trained.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 User = Annotated[str | None, typer.Option("--user", "-u", help="A user of the data set.")]
 History = Annotated[
     list[str] | None,
-    typer.Option(
-        "--history", "-H", help="A chosen item by title or id, oldest first; repeat, or separate with ;"
-    ),
+    typer.Option("--history", "-H", help="A chosen item by title or id, oldest first; repeat, or separate with ;"),
 ]
 
 QUANTIZATIONS = ("none", "int8", "nf4")
@@ -135,7 +127,5 @@ def print_list(recommendations: Sequence[Recommendation], title: str) -> None:
     table.add_column("score", justify="right")
     table.add_column("why")
     for r in recommendations:
-        table.add_row(
-            str(r.rank), f"[bold]{escape(r.title)}[/]", f"{r.score:.3f}", f"[dim]{escape(r.reason)}[/]"
-        )
+        table.add_row(str(r.rank), f"[bold]{escape(r.title)}[/]", f"{r.score:.3f}", f"[dim]{escape(r.reason)}[/]")
     Console().print(table)

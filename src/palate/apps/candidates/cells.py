@@ -57,9 +57,7 @@ def parse_history(value: Any) -> tuple[Event, ...]:
         if isinstance(one, dict):
             extra = set(one) - {"item_id", "timestamp", "rating", "context"}
             if "item_id" not in one or extra:
-                raise ValueError(
-                    f"expected item_id, timestamp and rating in a history entry, got {sorted(one)}"
-                )
+                raise ValueError(f"expected item_id, timestamp and rating in a history entry, got {sorted(one)}")
             events.append(
                 Event(
                     text(one["item_id"]),

@@ -89,9 +89,7 @@ class CandidateFile:
     def _add(self, open_: _Open, line: int, row: Mapping[str, Any]) -> None:
         item_id = text(row.get("item_id"))
         if item_id in open_.items:
-            self.rejects.add(
-                line, "item_id", item_id, f"item listed twice in request {open_.request.request_id!r}"
-            )
+            self.rejects.add(line, "item_id", item_id, f"item listed twice in request {open_.request.request_id!r}")
         elif self._known(line, "item_id", [item_id]):
             open_.items[item_id] = None
 
@@ -99,9 +97,7 @@ class CandidateFile:
         if open_.items:
             yield _with(open_.request, tuple(open_.items))
         else:
-            self.rejects.note(
-                open_.line, "item_id", "", f"no valid candidate left in {open_.request.request_id!r}"
-            )
+            self.rejects.note(open_.line, "item_id", "", f"no valid candidate left in {open_.request.request_id!r}")
 
     def _row_request(self, line: int, row: Mapping[str, Any]) -> Request | None:
         head = self._head(line, row)
@@ -120,9 +116,7 @@ class CandidateFile:
         if not ids:
             self.rejects.add(line, "candidates", "", "candidates are empty; give at least one item id")
             return None
-        twice = (
-            next((i for n, i in enumerate(ids) if i in ids[:n]), None) if len(set(ids)) < len(ids) else None
-        )
+        twice = next((i for n, i in enumerate(ids) if i in ids[:n]), None) if len(set(ids)) < len(ids) else None
         if twice is not None:
             self.rejects.add(line, "candidates", twice, "item listed twice in one request")
             return None

@@ -17,9 +17,7 @@ class SeenIds:
         """True for a new id, False for one that came before."""
         from hashlib import blake2b
 
-        key = int.from_bytes(
-            blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-        )
+        key = int.from_bytes(blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
         if key in self._fresh or any(_holds(a, key) for a in self._sorted):
             return False
         self._fresh.add(key)

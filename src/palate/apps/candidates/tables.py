@@ -18,9 +18,7 @@ Row = tuple[int, dict[str, Any]]
 def suffix(path: Path) -> str:
     """The file's format by its extension. Raises DataError for another one."""
     if path.suffix.lower() not in FORMATS:
-        raise DataError(
-            f"{path}: expected a file ending in {', '.join(FORMATS)}, got {path.suffix or 'none'}"
-        )
+        raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}, got {path.suffix or 'none'}")
     return path.suffix.lower()
 
 
@@ -72,9 +70,7 @@ def _read_csv(path: Path, rejects: Rejects) -> Iterator[Row]:
             rejects.columns(names)
             for row in rows:
                 if None in row or None in row.values():
-                    got = len(names) + (
-                        len(row.get(None) or ()) if None in row else -list(row.values()).count(None)
-                    )
+                    got = len(names) + (len(row.get(None) or ()) if None in row else -list(row.values()).count(None))
                     rejects.add(rows.line_num, "", got, f"expected {len(names)} cells, got {got}")
                     continue
                 yield rows.line_num, row

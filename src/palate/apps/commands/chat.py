@@ -41,9 +41,7 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     adapter: Adapter,
-    message: Annotated[
-        list[str] | None, typer.Argument(help="Messages to answer in turn, then stop.")
-    ] = None,
+    message: Annotated[list[str] | None, typer.Argument(help="Messages to answer in turn, then stop.")] = None,
     user: User = None,
     history: History = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items an answer.")] = 5,

@@ -49,9 +49,7 @@ def import_(
     from palate.data import check as report_on
     from palate.data import import_dataset
 
-    target = out or Path("data") / (
-        Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path
-    )
+    target = out or Path("data") / (Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path)
     with Console(stderr=True).status(f"Importing {name_or_path}"):
         import_dataset(name_or_path, target, media=media, reader=reader, max_rejects=max_rejects)
         report = report_on(target)
@@ -114,10 +112,7 @@ def _shown(name: str, value: Any) -> str:
     if name in ("first", "last"):
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M} UTC"
     if isinstance(value, dict):
-        return (
-            ", ".join(f"{k}: {v:,g}" if isinstance(v, float) else f"{k}: {v:,}" for k, v in value.items())
-            or "none"
-        )
+        return ", ".join(f"{k}: {v:,g}" if isinstance(v, float) else f"{k}: {v:,}" for k, v in value.items()) or "none"
     if name in ("density", "top10_share"):
         return f"{value:.2%}"
     if isinstance(value, float):

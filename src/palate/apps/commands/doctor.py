@@ -105,9 +105,7 @@ def _arithmetic() -> str:
         for dtype, bound in (("float32", 1e-4), ("bfloat16", 5e-2)):
             error = compute(row["device"], dtype)
             if not error <= bound:
-                raise RuntimeError(
-                    f"{row['device']} in {dtype} is off by {error:.1e}, at most {bound:.0e} expected"
-                )
+                raise RuntimeError(f"{row['device']} in {dtype} is off by {error:.1e}, at most {bound:.0e} expected")
             parts.append(f"{row['device']} {dtype} {error:.0e}")
     return "relative error: " + ", ".join(parts)
 
@@ -179,9 +177,7 @@ def _show(report: dict[str, Any]) -> None:
     table = Table("device", "name", "memory", "bf16")
     for row in report["devices"]:
         memory = f"{row['memory'] / 1e9:,.1f} GB" if row["memory"] else "?"
-        table.add_row(
-            row["device"], row["name"], memory, {True: "native", False: "slow", None: "?"}[row["bf16"]]
-        )
+        table.add_row(row["device"], row["name"], memory, {True: "native", False: "slow", None: "?"}[row["bf16"]])
     console.print(table)
     cache = report["cache"]
     typer.echo(f"cache: {cache['folder']}, {cache['size'] / 1e6:,.1f} MB in {len(cache['entries'])} entries")

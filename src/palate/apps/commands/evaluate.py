@@ -22,20 +22,14 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data set folder.")],
-    adapter: Annotated[
-        list[Path] | None, typer.Option("-a", "--adapter", help="Adapter bundle; repeatable.")
-    ] = None,
+    adapter: Annotated[list[Path] | None, typer.Option("-a", "--adapter", help="Adapter bundle; repeatable.")] = None,
     against: Annotated[
         str, typer.Option(help="Baselines, comma-separated; options as ease:penalty=500:recency=10.")
     ] = "popularity",
     protocol: Annotated[str, typer.Option(help="loo-full, loo-20 or temporal.")] = "loo-20",
     mode: Annotated[str | None, typer.Option(help="Scoring modes of the adapter, comma-separated.")] = None,
-    users: Annotated[
-        int | None, typer.Option(min=1, help="A seeded draw of this many users; all if absent.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seeds the negatives, the draw of users and the intervals.")
-    ] = 1,
+    users: Annotated[int | None, typer.Option(min=1, help="A seeded draw of this many users; all if absent.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the negatives, the draw of users and the intervals.")] = 1,
     untuned: Annotated[bool, typer.Option("--untuned", help="Add the plain base model.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write FILE.md or FILE.json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
@@ -56,9 +50,7 @@ def evaluate(
     for name in baselines:
         parse(name)  # a wrong name fails before anything is loaded or fitted
     if not (baselines or adapter or untuned):
-        raise ConfigError(
-            "there is nothing to evaluate; name an adapter (-a), a baseline (--against) or --untuned"
-        )
+        raise ConfigError("there is nothing to evaluate; name an adapter (-a), a baseline (--against) or --untuned")
     data = Dataset.open(folder)
     systems = [
         *_adapters(adapter or [], data, _split(mode or "")),

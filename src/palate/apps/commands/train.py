@@ -36,9 +36,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             typer.echo(json.dumps(asdict(outcome), default=str))
         elif outcome.stopped:
-            typer.echo(
-                f"stopped at step {outcome.step} of {outcome.total}; the same command goes on from there"
-            )
+            typer.echo(f"stopped at step {outcome.step} of {outcome.total}; the same command goes on from there")
         else:
             typer.echo(f"saved {outcome.bundle}; curve: tensorboard --logdir {outcome.run}")
         return 128 + outcome.stopped if outcome.stopped else 0

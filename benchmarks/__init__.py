@@ -1,0 +1,1 @@
+"""Benchmarks: Palate beside what a user would otherwise write; medians and ratios from one run."""
