@@ -89,7 +89,7 @@ class PromptConfig(Config):
 
     language: str = "en"
     max_tokens: int = Field(768, ge=32)
-    max_history: int = Field(64, ge=0)
+    max_history: int = Field(32, ge=0)
     """History items a text prompt shows at most."""
     max_sequence: int = Field(128, ge=1)
     """History items a soft-token sequence (embedding mode) shows at most."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -16,7 +17,7 @@ import typer
 
 import palate
 from palate.apps import commands
-from palate.errors import PalateError
+from palate.errors import PalateError, PalateWarning
 
 ORDER = (
     "demo", "data", "features", "train", "score", "recommend", "chat", "evaluate", "tune", "explain", "serve",
@@ -79,7 +80,10 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; errors become one line on stderr."""
     args, debug = _take_debug(argv)
     try:
-        result = build()(args=args, prog_name="palate", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", PalateWarning)
+            warnings.showwarning = _show_warning
+            result = build()(args=args, prog_name="palate", standalone_mode=False)
         sys.stdout.flush()
     except PalateError as error:
         return _report(error, 2, debug)
@@ -104,6 +108,14 @@ def run(argv: Sequence[str]) -> int:
         )
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Our own warnings as one line; those of libraries only where PYTHONWARNINGS asks for them."""
+    if issubclass(category, PalateWarning) or issubclass(category, UserWarning):
+        typer.echo(f"palate: warning: {' '.join(str(message).split())}", err=True)
+    elif sys.warnoptions:
+        typer.echo(warnings.formatwarning(message, category, *where[:2]), err=True)
 
 
 def _take_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
