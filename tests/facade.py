@@ -19,9 +19,7 @@ def tiny_bundle(folder: Path, base: Path, data: Path, extra: Mapping[str, Any] |
     from palate.model import Model, bundle
 
     dataset = Dataset.open(data)
-    config = ModelConfig.parse(
-        {"base": f"path:{base}", "dtype": "float32", "hidden": 16, "matching": 8}, "tiny"
-    )
+    config = ModelConfig.parse({"base": f"path:{base}", "dtype": "float32", "hidden": 16, "matching": 8}, "tiny")
     model = Model.create(config, toy_features(dataset), device="cpu")
     names = ("sequence", "next_item", "yes_no", "letters")
     meta: dict[str, Any] = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from facade import tiny_bundle
 from PIL import Image
 
+from facade import tiny_bundle
 from palate import Dataset, Event, Item, Recommender, Request
 from palate.errors import (
     BundleError,
@@ -183,7 +185,7 @@ def test_recommend_in_every_mode(tuned: Recommender, mode: str) -> None:
     found = tuned.recommend(history=["Alien", "heat", "3"], k=5, mode=mode)
     assert [r.rank for r in found] == [1, 2, 3, 4, 5]
     assert not {"12", "14", "3"} & {r.item_id for r in found}
-    assert all(a.score >= b.score for a, b in zip(found, found[1:], strict=False))
+    assert all(a.score >= b.score for a, b in pairwise(found))
     assert all(r.title == tuned.shelf[r.item_id].title and r.reason.endswith(".") for r in found)
 
 
@@ -290,9 +292,7 @@ def test_a_new_item_gets_vectors_from_its_picture(
     tmp_path: Path, tiny_base: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The encoder named in the bundle reads the picture; a text file called .jpg costs only the modality."""
-    monkeypatch.setattr(
-        newitems, "build", lambda configs: {m: Colour(None, m) for m in configs if m == "image"}
-    )
+    monkeypatch.setattr(newitems, "build", lambda configs: {m: Colour(None, m) for m in configs if m == "image"})
     monkeypatch.setattr(Colour, "fingerprint", "toy-image")
     encoders = {"image": {"encoder": "colour"}, "behaviour": {"encoder": "behaviour"}}
     folder = tiny_bundle(tmp_path / "b", tiny_base, tiny_data, {"encoders": encoders})
@@ -358,9 +358,8 @@ def test_explain_without_history_and_unknown_item(tuned: Recommender) -> None:
 def test_explain_renders(tuned: Recommender) -> None:
     from rich.console import Console
 
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=StringIO())
     console.print(tuned.explain("Aliens", user="3"))
-    console.file.close()
     assert "Aliens" in console.export_text()
 
 

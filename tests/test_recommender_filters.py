@@ -117,6 +117,8 @@ def test_ranges_hold(low: int, high: int, value: int) -> None:
 def test_describe() -> None:
     told = describe({"genres": ["A", "B"], "year": (1980, None), "rated": {"not": "R"}, "not": {"a": "b"}})
     assert told == "genres A or B, year at least 1980, no rated R, not (a b)"
+    assert describe({"genres": {"all": ["A"], "not": "B"}}, {"genres"}) == "A and no B"
+    assert describe({"year": [(1980, 1989), (1990, 1999)]}) == "year 1980 to 1989 or 1990 to 1999"
 
 
 # --- shelf ------------------------------------------------------------------------------------------
@@ -127,7 +129,9 @@ def test_mask_and_additions(shelf: Shelf) -> None:
     shelf.add(Item("x", "Blade Runner", {"year": "1972", "mood": "dark"}))
     assert shelf.mask({"year": (1971, 1973)}).sum() == 4
     assert shelf.mask({"mood": "dark"}).tolist() == [False] * 24 + [True]
-    assert shelf.item_ids[-1] == "x" and shelf.index("x") == 24 and len(shelf) == 25
+    assert shelf.item_ids[-1] == "x"
+    assert shelf.index("x") == 24
+    assert len(shelf) == 25
     assert shelf.mask({"not": {"item_id": ["x", "1"]}}).sum() == 23
     assert shelf.mask(None).all()
     with pytest.raises(RequestError, match="no field of the catalogue is called 'moods'; did you mean 'mood'"):
@@ -161,8 +165,10 @@ def test_plain_is_stable(text: str) -> None:
 
 def test_profile(shelf: Shelf) -> None:
     found = profile(shelf.values())
-    assert found["year"].is_year and (found["year"].low, found["year"].high) == (1971, 1994)
-    assert found["genres"].kind == "tags" and found["genres"].broad
+    assert found["year"].is_year
+    assert (found["year"].low, found["year"].high) == (1971, 1994)
+    assert found["genres"].kind == "tags"
+    assert found["genres"].broad
 
 
 def test_kinds_of_fields() -> None:
@@ -179,7 +185,8 @@ def test_kinds_of_fields() -> None:
     assert {n: f.kind for n, f in found.items()} == {
         "price": "number", "cast": "tags", "runtime": "number", "plot": "prose", "genres": "tags",
     }  # fmt: skip
-    assert found["runtime"].unit == "min" and not found["runtime"].is_year
+    assert found["runtime"].unit == "min"
+    assert not found["runtime"].is_year
     assert found["cast"].split("Bo Wu, Cy Young") == ("Bo Wu", "Cy Young")
     assert found["genres"].split("Action Drama") == ("Action", "Drama")
     assert shared(items[0], items[1], found) == {"genres": ("Action",)}

@@ -312,6 +312,15 @@ def test_a_finished_run_is_not_trained_again_unless_asked(config: Path, tmp_path
     assert [r["step"] for r in lines(tmp_path / "run") if "loss" in r] == [1, 2, 3]
 
 
+def test_a_run_stopped_by_until_goes_on_as_if_it_had_not_been(config: Path, tmp_path: Path) -> None:
+    whole = run(config, [f"train.run={tmp_path / 'whole'}", "train.epochs=2"], console=quiet())
+    part = run(config, ["train.epochs=2", "train.until=1"], console=quiet())
+    assert part.step < part.total == whole.total
+    assert part.bundle is not None
+    assert run(config, ["train.epochs=2"], console=quiet()).step == whole.step
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
 def test_another_config_is_refused_with_what_differs(config: Path, tmp_path: Path) -> None:
     run(config, ["train.max_steps=2"], console=quiet())
     with pytest.raises(ConfigError, match=r"train.lr: 0.005 in the checkpoint, 0.001 now") as caught:

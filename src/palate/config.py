@@ -160,6 +160,8 @@ class TrainConfig(Config):
     tasks: TasksConfig = TasksConfig()
     epochs: float = Field(5, gt=0)
     max_steps: int | None = Field(None, ge=1)
+    until: float | None = Field(None, gt=0)
+    """Stop after this many epochs of the schedule that `epochs` sets; a later run may go on from there."""
     batch_tokens: int = Field(4096, ge=64)
     """Token budget of one pack (one forward pass of one process)."""
     accumulate: int = Field(1, ge=1)

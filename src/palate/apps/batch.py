@@ -88,7 +88,9 @@ def score_file(rec: Recommender, job: Job, on_progress: OnProgress | None = None
     if job.output.resolve() == job.source.resolve():
         raise DataError(f"{job.output}: the output would overwrite the candidates; name another file with -o")
     rejects_file = job.rejects or job.output.with_name(job.output.name + ".rejects.jsonl")
-    rejects_file.unlink(missing_ok=True)
+    with _file_errors(job.output):
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        rejects_file.unlink(missing_ok=True)
     new = add_new_items(rec, job.new_items) if job.new_items else 0
     mode = rec.mode(job.mode).name
     done, began = Progress(), time.perf_counter()
@@ -208,7 +210,6 @@ class Writer:
     def __enter__(self) -> Self:
         kind = suffix(self.path)
         with _file_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             formats: dict[str, type[_Parquet] | type[_Csv] | type[_Jsonl]]
             formats = {".parquet": _Parquet, ".csv": _Csv, ".jsonl": _Jsonl}
             self._format = formats[kind](self._temporary)

@@ -172,7 +172,7 @@ class Demo:
 
         values = read_yaml(_config("demo.yaml"))
         values["data"] = str(self.out / "data" / DATA)
-        values["train"]["output"] = str(self.out / "adapter")
+        values["train"] |= {"output": str(self.out / "adapter"), "run": str(self.out / "run")}
         outcome = train(RunConfig.parse(values, "configs/demo.yaml"), resume=False, console=self.console)
         losses, scores = _curve(outcome.run / "metrics.jsonl")
         picture = plots.learning_curve(

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 _I = re.IGNORECASE
 _Y = r"(?:1[89]|20)\d\d"
 _NO = r"(?P<no>\b(?:not|nothing|no|except|isn't|aren't|without|never)\s+(?:\w+\s+)?)?"
-_SPAN = re.compile(
-    rf"\b(?:between|from|in)?\s*\b(?P<a>{_Y})\s*(?:and|to|-|–|until|till|through)\s*(?P<b>{_Y})\b", _I
-)
+_SPAN = re.compile(rf"\b(?:between|from|in)?\s*\b(?P<a>{_Y})\s*(?:and|to|-|–|until|till|through)\s*(?P<b>{_Y})\b", _I)
 _DECADE = re.compile(
     rf"{_NO}\b(?:(?P<op>before|prior to|until|after|since)\s+)?(?:(?:from|in|of|during)\s+)?(?:the\s+)?"
     rf"(?:(?P<part>early|mid|late)[\s-]+)?(?P<ten>(?:1[89]|20)?\d0'?s|{'|'.join(DECADES)})(?!\w)",
@@ -69,6 +67,7 @@ _SOFT_WORDS = {
     "cheap": ("price", "max"),
     "expensive": ("price", "min"),
 }  # fmt: skip
+_COMPARATIVES = ("shorter", "longer", "newer", "older")
 
 
 class Amounts:
@@ -78,9 +77,7 @@ class Amounts:
         self.shelf = shelf
         self.numbers = {n: f for n, f in fields.items() if f.kind == "number"}
         self.year = next((n for n, f in self.numbers.items() if f.is_year), None)
-        self.time = self._named(_TIME) or next(
-            (n for n, f in self.numbers.items() if f.unit.startswith("min")), None
-        )
+        self.time = self._named(_TIME) or next((n for n, f in self.numbers.items() if f.unit.startswith("min")), None)
         self.price = self._named(_PRICE)
 
     def _named(self, names: tuple[str, ...]) -> str | None:
@@ -200,13 +197,18 @@ class Amounts:
         """ "short", "recent": a hint towards a quarter of the catalogue; "not too long" only leaves out a
         quarter.
         """
-        kind, end = _SOFT_WORDS[m["word"].casefold()]
+        word = m["word"].casefold()
+        kind, end = _SOFT_WORDS[word]
         name = {"time": self.time, "year": self.year, "price": self.price}[kind]
         if name is None:
             return False
         values = [v for v in map(number, self.shelf.column(name)) if v is not None]
         low, high = np.quantile(values, [0.25, 0.75]) if values else (0.0, 0.0)
-        if m["no"]:
+        liked = [number(self.shelf[i].text.get(name, "")) for i in state.like]
+        if word in _COMPARATIVES and liked and liked[0] is not None:
+            # "like Fargo but older": than Fargo
+            condition = {end: liked[0] - 1e-6 if end == "max" else liked[0] + 1e-6}
+        elif m["no"]:
             condition = {"min": float(low)} if end == "max" else {"max": float(high)}
         else:
             condition = {"max": float(low)} if end == "max" else {"min": float(high)}

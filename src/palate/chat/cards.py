@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 PICTURE_BYTES = 1 << 20
 """Larger pictures are left out of a card."""
 _KINDS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
-_CARD = (
-    "display:flex;gap:12px;margin:8px 0;padding:8px;border:1px solid #8884;border-radius:8px;max-width:640px"
-)
+_CARD = "display:flex;gap:12px;margin:8px 0;padding:8px;border:1px solid #8884;border-radius:8px;max-width:640px"
 
 
 def cards(head: str, items: Sequence[Recommendation]) -> str:
@@ -27,11 +25,7 @@ def cards(head: str, items: Sequence[Recommendation]) -> str:
 
 def _card(item: Recommendation) -> str:
     source = _picture(item.image)
-    picture = (
-        f'<img src="{source}" alt="" style="width:72px;object-fit:contain;border-radius:4px">'
-        if source
-        else ""
-    )
+    picture = f'<img src="{source}" alt="" style="width:72px;object-fit:contain;border-radius:4px">' if source else ""
     return (
         f'<div style="{_CARD}">{picture}<div><b>{item.rank}. {escape(item.title)}</b>'
         f'<br><span style="opacity:.8">{escape(item.reason)}</span></div></div>'

@@ -56,9 +56,7 @@ def scan(text: str) -> list[Word]:
         elif low in RESETS and not (words and words[-1].negator):
             no = False  # but "nothing with ghosts" goes on
         either = either or low == "or" or "/" in between
-        word = Word(
-            found[0], found.start(), found.end(), no, either, low in NEGATORS or low.endswith("n't"), fresh
-        )
+        word = Word(found[0], found.start(), found.end(), no, either, low in NEGATORS or low.endswith("n't"), fresh)
         words.append(word)
         if low not in ("or", "a", "an", "some", "the"):
             either = False

@@ -22,15 +22,16 @@ from palate.chat.textmatch import TextMatch
 from palate.chat.wishes import Wish, Wishes
 from palate.errors import EmptyLegalSet, RequestError
 from palate.recommender.filters import describe
+from palate.recommender.shelf import plain
 from palate.schema import Bools, Event, Floats, Request
 
 if TYPE_CHECKING:
     from palate.recommender import Recommendation, Recommender
     from palate.recommender.explain import Explanation
 
-TEXT_POOL = 200
+TEXT_POOL = 60
 """Items nearest to the free text that are ranked by the model."""
-TEXT_WEIGHT, LIKE_WEIGHT, DISLIKE_WEIGHT, AVOID_WEIGHT = 1.0, 1.0, 1.5, 1.0
+TEXT_WEIGHT, LIKE_WEIGHT, DISLIKE_WEIGHT, AVOID_WEIGHT = 1.5, 2.0, 1.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -87,20 +88,20 @@ class Chat:
         if wish.intent == "reset":
             return self.reset()
         if wish.intent in ("like", "dislike", "seen") and wish.target is not None:
-            return {"like": self.like, "dislike": self.dislike, "seen": self.mark_seen}[wish.intent](
-                wish.target
-            )
+            return {"like": self.like, "dislike": self.dislike, "seen": self.mark_seen}[wish.intent](wish.target)
         if wish.intent == "why":
             return self._why(wish)
         if wish.intent == "empty":
             w = self.rec.dataset.wording
-            return Answer(
-                f"Tell me what you are in the mood for: a kind of {w.item}, a time, a title you like."
-            )
+            return Answer(f"Tell me what you are in the mood for: a kind of {w.item}, a time, a title you like.")
         if wish.questions:
             return Answer(" ".join(wish.questions))
         if wish.refines and self.wish is not None:
-            wish = wish.onto(self.wish)
+            refined = self._answer(wish.onto(self.wish))
+            if refined.items or not wish.filters:
+                return refined
+            # nothing is both: then it was a new wish
+            return self._answer(wish)
         return self._answer(wish)
 
     def more(self) -> Answer:
@@ -120,9 +121,7 @@ class Chat:
     def mark_seen(self, item: str) -> Answer:
         """They know an item already: it joins the history and is not named again."""
         item_id = self._feedback(item, self.seen)
-        return Answer(
-            f"{self._title(item_id)} is off the list, and counts as one you {self.rec.dataset.wording.verb}."
-        )
+        return Answer(f"{self._title(item_id)} is off the list, and counts as one you {self.rec.dataset.wording.verb}.")
 
     def why(self, item: str | None = None) -> Explanation:
         """What in the history speaks for an item; by default the first of the last answer."""
@@ -164,9 +163,9 @@ class Chat:
         except EmptyLegalSet:
             return Answer(self._nothing(wish))
         self.wish = wish
-        best = self._rank(wish, legal)[: self.k]
+        best = self._distinct(self._rank(wish, legal))
         if kept and len(best) < self.k and (rest := self._without(wish, legal)).any():
-            best += self._rank(wish, rest)[: self.k - len(best)]
+            best = self._distinct([*best, *self._rank(wish, rest)])
         # the first of the list is named last, so that a bare "why?" is about it
         self.shown += [item_id for item_id, _ in reversed(best)]
         items = self.rec.present(best, [e.item_id for e in self._events(wish)])
@@ -179,7 +178,8 @@ class Chat:
         shelf = self.rec.shelf
         legal = self.rec.legal(replace(self.request, history=self.history), wish.filters)
         gone = {*self.shown, *self.liked, *self.disliked, *self.seen, *wish.like, *wish.unlike}
-        legal[[shelf.index(i) for i in gone]] = False
+        gone |= {e.item_id for e in self.history}
+        legal[[shelf.index(twin) for i in gone for twin in self._twins(i)]] = False
         if not legal.any():
             raise EmptyLegalSet("everything that fits has been named")
         kept, dropped = [], []
@@ -191,6 +191,25 @@ class Chat:
             else:
                 dropped.append(words)
         return legal, kept, dropped
+
+    def _twins(self, item_id: str) -> list[str]:
+        """Items that are the same thing to a person: one title, one year. Catalogues hold some twice."""
+        item = self.rec.shelf[item_id]
+        same = [i for i in self.rec.shelf.titles.get(plain(item.title), []) if i != item_id]
+        year = self._wishes.amounts.year or ""
+        return [item_id, *(i for i in same if self.rec.shelf[i].text.get(year) == item.text.get(year))]
+
+    def _distinct(self, ranked: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+        """The first k of a ranking, each thing once."""
+        best: list[tuple[str, float]] = []
+        named: set[str] = set()
+        for item_id, score in ranked:
+            if item_id not in named:
+                best.append((item_id, score))
+                named.update(self._twins(item_id))
+            if len(best) == self.k:
+                break
+        return best
 
     def _without(self, wish: Wish, named: Bools) -> Bools:
         """What meets the filters but not the hints."""
@@ -242,7 +261,7 @@ class Chat:
 
     def _words(self, wish: Wish, items: Sequence[Recommendation], kept: list[str], dropped: list[str]) -> str:
         w = self.rec.dataset.wording
-        told = [describe(wish.filters), *kept]
+        told = [describe(wish.filters, self._bare), *kept]
         if wish.like:
             told.append(f"like {self.rec.reasoner.titles(wish.like)}")
         if wish.unlike:
@@ -260,6 +279,12 @@ class Chat:
         lines += wish.notes
         return "\n".join(lines)
 
+    @property
+    def _bare(self) -> set[str]:
+        """Fields whose values speak for themselves: tags that stand beside titles."""
+        show = self.rec.dataset.show
+        return {n for n, f in self.rec.fields.items() if f.kind == "tags" and n in (*show.history, *show.candidate)}
+
     def _line(self, item: Recommendation) -> str:
         year = next((n for n, f in self.rec.fields.items() if f.is_year), None)
         when = self.rec.shelf[item.item_id].text.get(year, "") if year else ""
@@ -270,14 +295,14 @@ class Chat:
         w = self.rec.dataset.wording
         shelf = self.rec.shelf
         if not wish.filters or shelf.mask(wish.filters).any():
-            return f"I have named every {w.item} that fits. Shall we try something else?"
+            return f"Every {w.item} that fits is named or {w.verb} already. Shall we try something else?"
         for name in wish.filters:
             rest = {n: c for n, c in wish.filters.items() if n != name}
             count = int(shelf.mask(rest).sum())
             if count:
-                what = describe({name: wish.filters[name]})
+                what = describe({name: wish.filters[name]}, self._bare)
                 return f"No {w.item} fits all of that. Without “{what}” there are {count}: shall I drop it?"
-        return f"No {w.item} fits {describe(wish.filters)}. What matters most to you?"
+        return f"No {w.item} fits {describe(wish.filters, self._bare)}. What matters most to you?"
 
 
 def _z(values: Floats, among: Bools | None = None) -> Floats:

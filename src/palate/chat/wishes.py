@@ -31,7 +31,7 @@ _SIMILAR = re.compile(
 )
 _JOIN = re.compile(r"^\s*(?:,\s*and|,\s*or|,|and|or|&)\s+", re.IGNORECASE)
 _REFINES = re.compile(
-    r"^\s*(?:and|but|also|only|not|no|without|or|instead|from|under|with|"
+    r"^\s*(?:and|but|also|only|not|no|without|or|instead|from|before|after|under|over|"
     r"something (?:else )?(?:older|newer|shorter|longer))\b",
     re.I,
 )
@@ -190,9 +190,7 @@ class Wishes:
             try:
                 test = condition_test(condition, name)
             except RequestError:
-                state.questions.append(
-                    f"{describe({name: condition})} cannot be met: which end did you mean?"
-                )
+                state.questions.append(f"{describe({name: condition})} cannot be met: which end did you mean?")
                 continue
             if not any(map(test, dict.fromkeys(self.shelf.column(name)))):
                 what = describe({name: condition})
@@ -291,9 +289,7 @@ def negated(text: str) -> list[tuple[str, bool]]:
 
 def _capitalised(text: str) -> str:
     """The run of capitalised words a text starts with."""
-    found = re.match(
-        r"(?:[A-Z0-9][\w'’-]*)(?:\s+(?:[A-Z0-9][\w'’-]*|of|the|and|in|a|on|to)(?=\s+[A-Z0-9]|\b))*", text
-    )
+    found = re.match(r"(?:[A-Z0-9][\w'’-]*)(?:\s+(?:[A-Z0-9][\w'’-]*|of|the|and|in|a|on|to)(?=\s+[A-Z0-9]|\b))*", text)
     if not found:
         return ""
     return re.sub(r"(?:\s+(?:of|the|and|in|a|on|to))+$", "", found[0])

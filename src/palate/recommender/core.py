@@ -68,9 +68,7 @@ class Recommender:
             soft.slots if soft is not None else lambda item_id: (),
         )
         self.runner = Runner(model)
-        self.pool = Pool(
-            self.shelf, dataset.histories.interactions, soft.tables() if soft is not None else {}
-        )
+        self.pool = Pool(self.shelf, dataset.histories.interactions, soft.tables() if soft is not None else {})
         self.ranker = Ranker(self.runner, self.serializer, self.shelf, self.pool)
 
     @classmethod
@@ -158,9 +156,9 @@ class Recommender:
         """The k best unseen items for a user, best first; fewer where fewer are legal.
 
         history: item ids, titles or Events, oldest first; it goes before the data set's. filters: see
-        `palate.recommender.filters`. pool: how many retrieved candidates the modes other than `embedding` and `generate`
-        rerank. Raises RequestError for an unknown item or field, EmptyLegalSet where the filters leave
-        nothing.
+        `palate.recommender.filters`. pool: how many retrieved candidates the modes but `embedding` and
+        `generate` rerank. Raises RequestError for an unknown item or field, EmptyLegalSet where the filters
+        leave nothing.
         """
         if k < 1:
             raise RequestError(f"expected k of at least 1, got {k}")
@@ -191,9 +189,7 @@ class Recommender:
         """
         legal = self.shelf.mask(filters)
         if not legal.any():
-            raise EmptyLegalSet(
-                f"no {self.dataset.wording.item} of the catalogue satisfies {describe(filters or {})}"
-            )
+            raise EmptyLegalSet(f"no {self.dataset.wording.item} of the catalogue satisfies {describe(filters or {})}")
         seen = {e.item_id for e in request.history}
         if request.user_id is not None and request.user_id in self.dataset.histories:
             seen |= {e.item_id for e in self.dataset.histories.events(request.user_id)}
@@ -205,9 +201,7 @@ class Recommender:
             )
         return legal
 
-    def rank(
-        self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL
-    ) -> Scores:
+    def rank(self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL) -> Scores:
         """Scores of the legal items worth considering; see `Ranker.rank`."""
         return self.ranker.rank(request, legal, k, mode, pool)
 

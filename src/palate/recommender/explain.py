@@ -79,9 +79,7 @@ class Explanation:
             bar = "█" * max(1, round(12 * abs(one.value) / top))
             colour = "green" if one.value >= 0 else "red"
             shared = ", ".join(tag for _, tag in one.shared[:3])
-            table.add_row(
-                f"{one.value:+.3f}", f"[{colour}]{bar}[/]", escape(one.title), f"[dim]{escape(shared)}[/]"
-            )
+            table.add_row(f"{one.value:+.3f}", f"[{colour}]{bar}[/]", escape(one.title), f"[dim]{escape(shared)}[/]")
         head = f"[bold]{escape(self.title)}[/bold]  {escape(self.reason)}"
         return Group(head, table) if self.contributions else head
 

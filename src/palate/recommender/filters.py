@@ -71,9 +71,7 @@ def condition_test(condition: Any, field: str) -> Test:
     if isinstance(condition, Mapping):
         return _mapping_test(condition, field)
     if isinstance(condition, bool) or condition is None:
-        raise RequestError(
-            f"filter {field!r}: expected a text, number, list, range or function, got {condition!r}"
-        )
+        raise RequestError(f"filter {field!r}: expected a text, number, list, range or function, got {condition!r}")
     if isinstance(condition, int | float):
         return between(float(condition), float(condition), field)
     if isinstance(condition, str):
@@ -82,9 +80,7 @@ def condition_test(condition: Any, field: str) -> Test:
         return between(condition[0], condition[1], field)
     options = list(condition) if isinstance(condition, list | tuple | set | frozenset) else None
     if not options:
-        raise RequestError(
-            f"filter {field!r}: expected a text, number, list, range or function, got {condition!r}"
-        )
+        raise RequestError(f"filter {field!r}: expected a text, number, list, range or function, got {condition!r}")
     tests = [condition_test(c, field) for c in options]
     return lambda text: any(t(text) for t in tests)
 
@@ -115,9 +111,7 @@ def _mapping_test(condition: Mapping[str, Any], field: str) -> Test:
             test = condition_test(value, field)
             tests.append(test if key == "any" else _opposite(test))
     if not tests:
-        raise RequestError(
-            f"filter {field!r}: expected at least one of {', '.join(_WORDS)}, got an empty mapping"
-        )
+        raise RequestError(f"filter {field!r}: expected at least one of {', '.join(_WORDS)}, got an empty mapping")
     return lambda text: all(t(text) for t in tests)
 
 
@@ -128,8 +122,7 @@ def parse_filter(text: str) -> tuple[str, Any]:
     found = _EXPRESSION.match(text)
     if not found or not found["value"]:
         raise RequestError(
-            "expected a filter such as genres=Comedy, genres!=War, year=1980..1995 or year>=1980, "
-            f"got {text!r}"
+            f"expected a filter such as genres=Comedy, genres!=War, year=1980..1995 or year>=1980, got {text!r}"
         )
     field, op, value = found["field"], found["op"], found["value"]
     if op in ("<", ">", "<=", ">="):
@@ -156,9 +149,13 @@ def parse_filters(texts: Collection[str]) -> dict[str, Any]:
     return out
 
 
-def describe(filters: Mapping[str, Any]) -> str:
-    """Filters in words: "genres Comedy, year 1980 to 1995, no genres Horror"."""
-    return ", ".join(_describe(field, condition) for field, condition in filters.items())
+def describe(filters: Mapping[str, Any], bare: Collection[str] = ()) -> str:
+    """Filters in words: "genres Comedy, year 1980 to 1995, no genres Horror".
+
+    bare: fields whose name goes without saying ("Comedy, no Horror").
+    """
+    told = (_describe("" if field in bare else field, condition) for field, condition in filters.items())
+    return ", ".join(" ".join(text.split()) for text in told)
 
 
 def _describe(field: str, condition: Any) -> str:
@@ -184,5 +181,5 @@ def _describe(field: str, condition: Any) -> str:
             return f"{field} at most {high:g}" if low is None else f"{field} at least {low:g}"
         return f"{field} {low:g}" if low == high else f"{field} {low:g} to {high:g}"
     if isinstance(condition, list | tuple | set | frozenset):
-        return f"{field} " + " or ".join(map(str, condition))
+        return f"{field} " + " or ".join(_describe("", c) for c in condition)
     return f"{field} {condition}"

@@ -62,8 +62,7 @@ def open_data(data: str | Path | Dataset | None, meta: Mapping[str, Any]) -> Dat
     name = recorded_name(meta)
     if name is None:
         raise DataError(
-            "expected a data set: an untuned base has none of its own; name its folder with data= "
-            "(--data DIR)"
+            "expected a data set: an untuned base has none of its own; name its folder with data= (--data DIR)"
         )
     local = Path("data") / name
     if (local / "dataset.yaml").is_file():
@@ -115,17 +114,13 @@ def load_model(
         from palate.model import bundle
 
         ids = dataset.catalog.item_ids
-        return bundle.load(
-            target.bundle, items=ids, quantization=quantization, device=device, base=base
-        ).model
+        return bundle.load(target.bundle, items=ids, quantization=quantization, device=device, base=base).model
     if base is not None:
         raise RequestError("base= goes with an adapter bundle; an untuned base is named by the path alone")
     from palate.model import Model
 
     assert target.base is not None
-    config = ModelConfig.parse(
-        {"base": target.base, "quantization": quantization or "none"}, str(target.base)
-    )
+    config = ModelConfig.parse({"base": target.base, "quantization": quantization or "none"}, str(target.base))
     return Model.create(config, {}, device=device, adapter=False)
 
 

@@ -56,9 +56,7 @@ class Pool:
         """
         places: Ints = np.flatnonzero(legal)
         if not len(places):
-            raise EmptyLegalSet(
-                "no item is left to recommend; allow more with the filters, or a shorter history"
-            )
+            raise EmptyLegalSet("no item is left to recommend; allow more with the filters, or a shorter history")
         base = len(self.shelf) - len(self.shelf.added)
         added = places[places >= base][::-1]
         known = places[places < base]

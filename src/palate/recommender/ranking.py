@@ -43,9 +43,7 @@ class Ranker:
             self._modes[name] = modes.build(name)
         return self._modes[name]
 
-    def rank(
-        self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL
-    ) -> Scores:
+    def rank(self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL) -> Scores:
         """Scores of the legal items worth considering.
 
         All of them in mode `embedding`, the beams' finds in `generate`, else at most `pool` retrieved ones

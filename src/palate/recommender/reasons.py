@@ -14,6 +14,8 @@ RECENT = 50
 """History items looked at for a reason, from the newest."""
 TAGS = 3
 """Shared tags named at most."""
+NAMES = 0.2
+"""A field with more distinct tags than this share of the catalogue holds names: people, brands, makers."""
 COMMON = 0.4
 """A tag on more than this share of the catalogue says nothing."""
 
@@ -44,6 +46,8 @@ class Reasoner:
         self.shelf, self.wording, self._nearest = shelf, wording, nearest
         self.fields = {n: f for n, f in fields.items() if f.kind == "tags"}
         self._shown = {*show.history, *show.candidate}
+        names = {n for n, f in self.fields.items() if len(f.tags) > NAMES * len(shelf)}
+        self._telling = (self._shown | names) & self.fields.keys()
 
     def common(self, item_id: str, other: str) -> Shared:
         """The telling tags two items share."""
@@ -55,7 +59,8 @@ class Reasoner:
             for tag in found
             if self.fields[field].tags.get(tag, 1) <= max(1, COMMON * total)
         ]
-        tags.sort(key=lambda t: -t[0])
+        # what the owner shows beside titles, and names of people or brands, before lesser fields
+        tags.sort(key=lambda t: (t[1] not in self._telling, -t[0]))
         return Shared(other, tuple((field, tag) for _, field, tag in tags), sum(t[0] for t in tags))
 
     def reason(self, item_id: str, history: Sequence[str]) -> str:
@@ -64,17 +69,22 @@ class Reasoner:
         recent = list(dict.fromkeys(h for h in reversed(history[-RECENT:]) if h != item_id))
         if not recent:
             return f"A first guess: no {w.items} {w.verb} so far to go by."
-        found = [s for h in recent if (s := self.common(item_id, h)).tags]
+        found = [s for h in recent if (s := self._telling_only(self.common(item_id, h))).tags]
         if not found:
             if self._nearest is not None:
                 near = self.shelf[self._nearest(item_id, recent)].title
                 return f"Nothing listed in common; to the model it is nearest to {near}, which you {w.verb}."
             several = f"the {len(recent)} {w.items}" if len(recent) > 1 else f"the one {w.item}"
             return f"Ranked by the model from {several} you {w.verb}; they share no listed attribute."
-        best = max(found, key=lambda s: s.weight)
+        best = max(found, key=lambda s: (s.tags[0][0] in self._telling, s.weight))
         tags = best.tags[:TAGS]
         twins = [s.item_id for s in found if s is not best and set(tags) <= set(s.tags)][:1]
         return f"Like {self.titles([best.item_id, *twins])}, which you {w.verb}: {self.words(tags)}."
+
+    def _telling_only(self, held: Shared) -> Shared:
+        """Without the tags of lesser fields, where there are better ones."""
+        better = tuple(t for t in held.tags if t[0] in self._telling)
+        return Shared(held.item_id, better, held.weight) if better else held
 
     def titles(self, ids: Sequence[str]) -> str:
         """Titles joined for a sentence."""
@@ -83,4 +93,10 @@ class Reasoner:
 
     def words(self, tags: Sequence[tuple[str, str]]) -> str:
         """Tags for a sentence; those of fields not shown beside titles are named with their field."""
-        return ", ".join(tag if field in self._shown else f"{field} {tag}" for field, tag in tags)
+        groups: dict[str, list[str]] = {}
+        for field, tag in tags:
+            groups.setdefault(field, []).append(tag)
+        return ", ".join(
+            ", ".join(found) if field in self._shown else f"{field} {' and '.join(found)}"
+            for field, found in groups.items()
+        )

@@ -109,9 +109,7 @@ class Shelf(Mapping[str, Item]):
                 legal &= ~self.mask(condition)
                 continue
             if field not in (*self.fields, "title", "item_id"):
-                raise RequestError(
-                    f"no field of the catalogue is called {field!r}; {did_you_mean(field, self.fields)}"
-                )
+                raise RequestError(f"no field of the catalogue is called {field!r}; {did_you_mean(field, self.fields)}")
             test = condition_test(condition, field)
             cells = self.column(field)
             # many items share a text: each distinct one is put to the test once
@@ -125,9 +123,7 @@ class Shelf(Mapping[str, Item]):
     def check_new(self, item: Item) -> None:
         """Raise RequestError where an item cannot be added: its id is taken or its title empty."""
         if item.item_id in self._place:
-            raise RequestError(
-                f"item id {item.item_id!r} is taken by {self[item.item_id].title!r}; choose another"
-            )
+            raise RequestError(f"item id {item.item_id!r} is taken by {self[item.item_id].title!r}; choose another")
         if not item.title.strip():
             raise RequestError(f"item {item.item_id!r}: expected a title, got an empty text")
 
@@ -173,16 +169,12 @@ class Shelf(Mapping[str, Item]):
             return ids[0]
         if year := _YEAR.search(text):
             ids = self.titles.get(plain(_YEAR.sub("", text)), [])
-            return next(
-                (i for i in ids if any(v.strip()[:4] == year[1] for v in self[i].text.values())), None
-            )
+            return next((i for i in ids if any(v.strip()[:4] == year[1] for v in self[i].text.values())), None)
         return None
 
     def near(self, text: str, limit: int = 3) -> list[str]:
         """Titles that look like `text`, nearest first."""
-        own = get_close_matches(
-            plain(text), [plain(i.title) for i in self._added.values()], n=limit, cutoff=0.6
-        )
+        own = get_close_matches(plain(text), [plain(i.title) for i in self._added.values()], n=limit, cutoff=0.6)
         found = [i.title for i in self._added.values() if plain(i.title) in own]
         found += [self.base[i].title for i, _ in self.base.find(text, k=limit)]
         return list(dict.fromkeys(found))[:limit]

@@ -92,6 +92,8 @@ class Trainer:
         self.epoch_steps = -(-packs // (self.config.accumulate * self.world))
         planned = max(1, round(self.config.epochs * self.epoch_steps))
         self.total = min(planned, self.config.max_steps or planned)
+        until = self.config.until
+        self.last = self.total if until is None else min(self.total, max(1, round(until * self.epoch_steps)))
         self.progress = ckpt.Progress(positions=[(0, 0)] * self.world)
         self.position = Position()
         self.interrupt = Interrupt()
@@ -126,6 +128,8 @@ class Trainer:
             return False
         ckpt.check_identity(self.run_folder, saved.identity, self.ready.identity)
         self.progress = saved.progress
+        stopped_early = self.progress.waited >= self.config.patience
+        self.progress.finished &= stopped_early or self.progress.step >= self.last
         self.position = Position(*saved.progress.positions[self.rank])
         self.model.load_trainable_state(saved.weights)
         self.update.load_state(saved.update)
@@ -156,16 +160,16 @@ class Trainer:
         every = self.config.validate_every or self.epoch_steps
         try:
             self.model.train()
-            while self.progress.step < self.total and not self.progress.finished:
+            while self.progress.step < self.last and not self.progress.finished:
                 record = self._step(data)
                 if record is None:
                     self._save(journal)
                     return
                 journal.step(record)
                 step = self.progress.step
-                if self.ready.validator.size and (step % every == 0 or step == self.total):
+                if self.ready.validator.size and (step % every == 0 or step == self.last):
                     self._validate(journal)
-                if step % self.config.checkpoint_every == 0 and step < self.total:
+                if step % self.config.checkpoint_every == 0 and step < self.last:
                     self._save(journal)
             self.progress.finished = True
             self._save(journal)
@@ -231,7 +235,7 @@ class Trainer:
             progress.waited += 1
         progress.seconds += time.perf_counter() - began
         journal.validation({"step": progress.step, **{f"valid/{m}": i.value for m, i in found.items()}})
-        if progress.waited >= self.config.patience and progress.step < self.total:
+        if progress.waited >= self.config.patience and progress.step < self.last:
             progress.finished = True
             journal.say(
                 f"stopped early: {progress.waited} validations without a better {HEADLINE} than "

@@ -18,7 +18,7 @@ from palate.train.mixture import Mixture
 from palate.train.tasks import TEMPLATES, Material
 from palate.train.validate import Validator
 
-IDLE = ("name", "data", "media", "train.output", "train.run", "train.checkpoint_every")
+IDLE = ("name", "data", "media", "train.output", "train.run", "train.checkpoint_every", "train.until")
 """Config keys that do not change what is learned: a run may resume with others (data goes by its
 fingerprint).
 """
