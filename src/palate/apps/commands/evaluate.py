@@ -32,6 +32,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seeds the negatives, the draw of users and the intervals.")] = 1,
     untuned: Annotated[bool, typer.Option("--untuned", help="Add the plain base model.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write FILE.md or FILE.json.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Put the numbers onto the first adapter's card.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Compare an adapter with baselines on held-out items, with 95% intervals.
@@ -60,6 +61,8 @@ def evaluate(
     result = _run(data, systems, chosen, users, seed)
     if output:
         write(result, output)
+    if record:
+        _record(adapter, result)
     _show(result, output, as_json)
 
 
@@ -114,6 +117,15 @@ def _run(data: Dataset, systems: list[System], protocol: Protocol, users: int | 
             bar.update(tasks[name], completed=done, total=total)
 
         return run(data, systems, protocol, users, seed, progress=progress)
+
+
+def _record(adapters: list[Path] | None, result: Result) -> None:
+    from palate.evaluate.report import card_rows
+    from palate.model import bundle
+
+    if not adapters:
+        raise ConfigError("--record puts numbers onto an adapter's card; name the adapter with -a")
+    bundle.record(adapters[0], card_rows(result))
 
 
 def _show(result: Result, output: Path | None, as_json: bool) -> None:
