@@ -296,9 +296,7 @@ def test_a_link_that_stays_inside_the_folder_is_a_file_like_any_other(make: Any)
 
 def test_a_file_in_another_encoding_names_the_byte_and_the_setting(make: Any) -> None:
     items = "item_id,title,year,image\n1,Amélie,2001,\n2,Heat,,\n3,Babe,,\n".encode("latin-1")
-    with pytest.raises(
-        DataError, match=r"items.csv: expected utf-8 text, byte 29 is 0xe9.*encoding: latin-1"
-    ):
+    with pytest.raises(DataError, match=r"items.csv: expected utf-8 text, byte 29 is 0xe9.*encoding: latin-1"):
         Dataset.open(make(items))
     spec = SPEC.replace("path: items.csv,", "path: items.csv, encoding: latin-1,")
     assert Dataset.open(make(items, spec=spec)).catalog["1"].title == "Amélie"
@@ -407,9 +405,7 @@ def test_the_limit_on_rejects(make: Any, bad: int, good: int, limit: float | Non
     if fits:
         assert Dataset.open(folder, max_rejects=limit).rejects.total == bad
         return
-    message = (
-        rf"events.csv: {bad:,} of {bad + good:,} rows are bad.*line {good + 2}.*unknown item, got 'nope'"
-    )
+    message = rf"events.csv: {bad:,} of {bad + good:,} rows are bad.*line {good + 2}.*unknown item, got 'nope'"
     with pytest.raises(TooManyRejects, match=f"(?s){message}.*--max-rejects"):
         Dataset.open(folder, max_rejects=limit)
     assert len(rejects(folder)) == bad

@@ -229,9 +229,7 @@ def test_any_table_opens_and_every_row_is_kept_or_rejected(
     items = [["ok", "A title", ""], *items]
     # JSON Lines have no ragged rows: a short row is an object with fewer keys
     if kind == "jsonl":
-        items, rows = (
-            [dict(zip(h, r, strict=False)) for r in t] for h, t in ((ITEM_HEAD, items), (EVENT_HEAD, rows))
-        )
+        items, rows = ([dict(zip(h, r, strict=False)) for r in t] for h, t in ((ITEM_HEAD, items), (EVENT_HEAD, rows)))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "source"
         if kind == "csv":
@@ -272,9 +270,7 @@ def test_any_bytes_give_a_data_set_or_a_clear_error(content: bytes, ending: str)
             Dataset.open(folder, strict=False)
 
 
-@pytest.mark.parametrize(
-    "line", ["[1]", "{", "3", '{"item_id": "\\ud800", "title": "x"}', "[" * 100_000, "nul"]
-)
+@pytest.mark.parametrize("line", ["[1]", "{", "3", '{"item_id": "\\ud800", "title": "x"}', "[" * 100_000, "nul"])
 def test_a_line_that_is_no_json_object_is_rejected(tmp_path: Path, line: str) -> None:
     (tmp_path / "items.jsonl").write_text(
         f'{{"item_id": 1, "title": "A"}}\n\n{line}\n{{"item_id": 2.0, "title": "B"}}\n'
@@ -306,16 +302,12 @@ def test_json_lines_in_another_encoding_or_with_a_mark(tmp_path: Path) -> None:
 
 def test_keys_that_turn_up_late_or_never_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palate.data.formats.JSON_ROWS", 2)
-    rows = [
-        {"item_id": n, "title": f"T{n}", **({"late": "x"} if n == 3 else {"early": "y"})} for n in range(6)
-    ]
+    rows = [{"item_id": n, "title": f"T{n}", **({"late": "x"} if n == 3 else {"early": "y"})} for n in range(6)]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "events.csv").write_text(",".join(EVENT_HEAD) + "\nu,1,,,\n")
     (tmp_path / "dataset.yaml").write_text(SPEC.replace("items.csv", "items.jsonl"))
     catalog = Dataset.open(tmp_path).catalog
-    assert [dict(i.text) for i in catalog.values()] == [
-        {"late": "x"} if n == 3 else {"early": "y"} for n in range(6)
-    ]
+    assert [dict(i.text) for i in catalog.values()] == [{"late": "x"} if n == 3 else {"early": "y"} for n in range(6)]
 
 
 def test_many_chunks_give_the_same_events_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,9 +234,7 @@ def test_saved_datasets_honour_selections_and_join_lists(tmp_path: Path) -> None
 def test_saved_datasets_need_their_tables_and_paths_for_media(tmp_path: Path) -> None:
     import datasets
 
-    items = datasets.Dataset.from_dict(
-        {"item_id": [1], "title": ["Mug"], "image": [{"bytes": b"x", "path": None}]}
-    )
+    items = datasets.Dataset.from_dict({"item_id": [1], "title": ["Mug"], "image": [{"bytes": b"x", "path": None}]})
     datasets.DatasetDict({"items": items}).save_to_disk(str(tmp_path / "source"))
     with pytest.raises(DataError, match="expected a saved table called 'interactions', found items"):
         imported(tmp_path / "source")

@@ -71,9 +71,9 @@ def test_temporal_cuts_all_users_at_one_time() -> None:
 
 @unhurried
 @given(
-    st.lists(
-        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 50)), max_size=9), min_size=1, max_size=8
-    ).filter(lambda hs: len({t for h in hs for _, t in h}) >= 4)
+    st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 50)), max_size=9), min_size=1, max_size=8).filter(
+        lambda hs: len({t for h in hs for _, t in h}) >= 4
+    )
 )
 def test_temporal_never_shows_the_future(events: list[list[tuple[int, int]]]) -> None:
     ordered = [sorted(h, key=lambda e: e[1]) for h in events]

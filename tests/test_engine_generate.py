@@ -200,9 +200,7 @@ def test_other_architectures(family: str, tiny_base: Path, tmp_path: Path) -> No
     assert base.lm.config.model_type == family
     titles = catalogue(30, 9)
     prompts = [prompt(list(range(3, 3 + n))) for n in (2, 9, 9, 14)]
-    for p, found in zip(
-        prompts, generate(base, prompts, Trie.build(titles), beams=30, k=30, max_rows=70), strict=True
-    ):
+    for p, found in zip(prompts, generate(base, prompts, Trie.build(titles), beams=30, k=30, max_rows=70), strict=True):
         assert len(found) == 30
         check_exact(found, exhaustive(base, p, titles))
 

@@ -59,9 +59,7 @@ def model(tiny_base: Path, dataset: Dataset) -> Model:
 def serializer(model: Model, dataset: Dataset) -> Serializer:
     assert model.soft is not None
     config = PromptConfig(max_tokens=1200)
-    return Serializer(
-        model.tokenizer, dataset.catalog, dataset.wording, dataset.show, config, model.soft.slots
-    )
+    return Serializer(model.tokenizer, dataset.catalog, dataset.wording, dataset.show, config, model.soft.slots)
 
 
 @pytest.fixture(scope="module")
@@ -190,16 +188,10 @@ def token_logprobs(model: Model, serializer: Serializer, request: Request) -> li
     return Runner(model).run([Job(serializer.prompt(template, request), "tokens", branches)])[0].tokens
 
 
-def test_likelihood_reduces_by_mean_or_sum(
-    model: Model, serializer: Serializer, requests: list[Request]
-) -> None:
+def test_likelihood_reduces_by_mean_or_sum(model: Model, serializer: Serializer, requests: list[Request]) -> None:
     tokens = token_logprobs(model, serializer, requests[1])
     for reduce, how in (("mean", np.mean), ("sum", np.sum)):
-        got = (
-            modes.build("likelihood", reduce=reduce)
-            .scores(Runner(model), serializer, [requests[1]])[0]
-            .scores
-        )
+        got = modes.build("likelihood", reduce=reduce).scores(Runner(model), serializer, [requests[1]])[0].scores
         np.testing.assert_allclose(got, [how(t) for t in tokens], atol=1e-4)
 
 
@@ -291,11 +283,7 @@ def test_letters_average_the_shuffles(model: Model, serializer: Serializer, requ
     labels = serializer.labels(template, len(request.candidates))
     want = dict.fromkeys(request.candidates, 0.0)
     for order in shuffled(request, 3):
-        row = (
-            Runner(model)
-            .run([Job(serializer.prompt(template, request, order), "labels", (), labels)])[0]
-            .labels[0]
-        )
+        row = Runner(model).run([Job(serializer.prompt(template, request, order), "labels", (), labels)])[0].labels[0]
         for item, value in zip(order, row - np.log(np.exp(row).sum()), strict=True):
             want[item] += float(value) / 3
     got = Letters(shuffles=3).scores(Runner(model), serializer, [request])[0]
@@ -309,9 +297,7 @@ def test_too_many_candidates_for_letters(tmp_path: Path, model: Model, serialize
     cut = source[: source.index("labels:")] + 'labels: ["A", "B", "C", "D"]\n'
     short.write_text(cut, encoding="utf-8")
     mode = Letters(template=str(short))
-    with pytest.raises(
-        RequestError, match="request 'x': mode 'letters' takes at most 4 candidates, got 5; use mode"
-    ):
+    with pytest.raises(RequestError, match="request 'x': mode 'letters' takes at most 4 candidates, got 5; use mode"):
         mode.scores(Runner(model), serializer, [Request("x", candidates=many)])
     assert len(mode.scores(Runner(model), serializer, [Request("x", candidates=many[:4])])[0].scores) == 4
     with pytest.raises(RequestError, match="takes at most 26 candidates, got 27"):
@@ -388,9 +374,7 @@ def test_generate_scores_equal_likelihood(
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
 
 
-def test_recommend_from_the_whole_catalogue(
-    model: Model, serializer: Serializer, requests: list[Request]
-) -> None:
+def test_recommend_from_the_whole_catalogue(model: Model, serializer: Serializer, requests: list[Request]) -> None:
     mode, runner = Generate(beams=24), Runner(model)
     ids = tuple(serializer.items)
     trie = mode.trie(serializer, ids)

@@ -39,9 +39,7 @@ def walk(trie: Trie, sequences: list[list[int]], mask: np.ndarray | None) -> Non
             assert bool(inner[row]) == bool(want)
             assert items[item_rows == row].tolist() == [n for n in here if len(sequences[n]) == len(path)]
             found += items[item_rows == row].tolist()
-            for token, child in zip(
-                tokens[rows == row].tolist(), children[rows == row].tolist(), strict=True
-            ):
+            for token, child in zip(tokens[rows == row].tolist(), children[rows == row].tolist(), strict=True):
                 following[child] = (*path, token)
         assert len(following) == len(children)  # no node is reached twice
         level = following
@@ -60,9 +58,7 @@ def test_legal_tokens_equal_brute_force(sequences: list[list[int]]) -> None:
 
 @settings(deadline=None)
 @given(sequences=titles, data=st.data())
-def test_a_filter_equals_a_trie_of_the_allowed_titles(
-    sequences: list[list[int]], data: st.DataObject
-) -> None:
+def test_a_filter_equals_a_trie_of_the_allowed_titles(sequences: list[list[int]], data: st.DataObject) -> None:
     size = len(sequences)
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)), dtype=bool)
     trie = build(sequences)

@@ -171,9 +171,7 @@ def test_paired_sees_what_unpaired_intervals_hide():
     assert found.p < 0.001
     assert found.diff == pytest.approx(0.02, abs=0.002)
     mirrored = m.paired(base, better)
-    assert (mirrored.diff, mirrored.low, mirrored.high) == pytest.approx(
-        (-found.diff, -found.high, -found.low)
-    )
+    assert (mirrored.diff, mirrored.low, mirrored.high) == pytest.approx((-found.diff, -found.high, -found.low))
 
 
 def test_paired_p_matches_a_t_test_where_that_is_right():

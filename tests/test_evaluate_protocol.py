@@ -130,9 +130,7 @@ def test_planted_leak_the_test_item_changes_nothing_before_it():
         assert (p.split(data).train.items == p.split(changed).train.items).all()
         before = candidate_hash(p, p.cases(data, part="valid"), data.item_ids)
         assert before == candidate_hash(p, p.cases(changed, part="valid"), data.item_ids)
-        assert candidate_hash(p, p.cases(data), data.item_ids) != candidate_hash(
-            p, p.cases(changed), data.item_ids
-        )
+        assert candidate_hash(p, p.cases(data), data.item_ids) != candidate_hash(p, p.cases(changed), data.item_ids)
 
 
 def test_hash_names_the_test_set():
@@ -150,16 +148,12 @@ def test_hash_names_the_test_set():
 def test_short_users_have_no_case():
     data = interactions([[1, 2], [3], [4, 5, 6]])
     assert [c.user_id for c in FULL.cases(data)] == ["u2"]
-    with pytest.raises(
-        DataError, match="finds no user with a test item and a history before it among 2 users"
-    ):
+    with pytest.raises(DataError, match="finds no user with a test item and a history before it among 2 users"):
         FULL.cases(interactions([[1, 2], [3]]))
 
 
 def test_temporal_asks_for_the_first_item_after_one_cut():
-    data = interactions(
-        [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20], [21], [22, 23]]
-    )
+    data = interactions([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20], [21], [22, 23]])
     data.timestamps[20] = 9.5  # u2 comes after the cut: nothing known about her
     data.timestamps[21:] = [0, 9]
     split = TEMPORAL.split(data)

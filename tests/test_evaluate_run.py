@@ -37,9 +37,7 @@ def dataset(data=DATA):
         return tuple(Event(data.item_ids[i]) for i in row)
 
     histories = SimpleNamespace(interactions=data, events=events)
-    return SimpleNamespace(
-        name="toy", fingerprint="ab" * 32, histories=histories, users={"u0": {"age": "20"}}
-    )
+    return SimpleNamespace(name="toy", fingerprint="ab" * 32, histories=histories, users={"u0": {"age": "20"}})
 
 
 class Fixed:
@@ -166,9 +164,7 @@ class Echo:
         answers = []
         for r in requests:
             ids = tuple(i for i in reversed(r.candidates) if i != self.skip)
-            answers.append(
-                Scores(r.request_id, r.user_id, ids, np.array([float(i[1:]) for i in ids], np.float32))
-            )
+            answers.append(Scores(r.request_id, r.user_id, ids, np.array([float(i[1:]) for i in ids], np.float32)))
         return answers
 
 
@@ -296,20 +292,14 @@ def is_picture(path):
 
     with Image.open(path) as image:
         image.load()
-        return (
-            image.format == "PNG"
-            and min(image.size) > 200
-            and len(image.convert("RGB").getcolors(10**6)) > 20
-        )
+        return image.format == "PNG" and min(image.size) > 200 and len(image.convert("RGB").getcolors(10**6)) > 20
 
 
 def test_pictures(result, tmp_path):
     assert is_picture(system_bars(tmp_path / "plots" / "bars.png", result))
     assert is_picture(system_bars(tmp_path / "auc.png", result, "AUC", title="AUC"))
     curve = [(n, 5.0 / n) for n in range(1, 50)]
-    assert is_picture(
-        learning_curve(tmp_path / "a.png", curve, [(10, 0.01), (40, 0.05)], caption="n = 943 users")
-    )
+    assert is_picture(learning_curve(tmp_path / "a.png", curve, [(10, 0.01), (40, 0.05)], caption="n = 943 users"))
     assert is_picture(learning_curve(tmp_path / "b.png", curve[:1]))
     with pytest.raises(DataError, match="has training logged a step"):
         learning_curve(tmp_path / "c.png", [])
@@ -352,9 +342,7 @@ def test_command_takes_adapters_modes_and_the_untuned_base(run, tiny_data, monke
         return echo
 
     monkeypatch.setattr(Recommender, "load", load)
-    done = run(
-        tiny_data, "-a", "adapters/mine", "--mode", "embedding,yes_no", "--untuned", "--json", "--against", ""
-    )
+    done = run(tiny_data, "-a", "adapters/mine", "--mode", "embedding,yes_no", "--untuned", "--json", "--against", "")
     assert isinstance(done.exception, BundleError)  # --untuned asks the bundle which base it has
     done = run(tiny_data, "-a", "adapters/mine", "--mode", "embedding,yes_no", "--json")
     assert done.exit_code == 0, done.output

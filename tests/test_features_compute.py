@@ -102,9 +102,7 @@ def test_a_modality_added_in_one_file_goes_all_the_way(items: list[Item], tmp_pa
     assert table.item_ids == ("i0", "i1", "i2", "i3")
     report = made.report["loudness"]
     assert (report.present, report.missing, report.failed, report.computed, report.hits) == (2, 1, 1, 2, 0)
-    assert made.problems == [
-        Problem("i3", "loudness", str(items[3].media["loudness"]), "there is no such file")
-    ]
+    assert made.problems == [Problem("i3", "loudness", str(items[3].media["loudness"]), "there is no such file")]
     assert made.tables["behaviour"].present.tolist() == [True, True, True, False]
     again = compute(items, train, config, store=store, progress=False).report
     assert (again["loudness"].hits, again["behaviour"].hits) == (2, 3)
@@ -161,9 +159,7 @@ def table(present: Sequence[bool], scale: float = 1.0, modality: str = "image") 
 
 @settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=20), st.sampled_from([1e-3, 1.0, 1e4, 1e9]))
-def test_saved_tables_come_back(
-    tmp_path_factory: pytest.TempPathFactory, present: list[bool], scale: float
-) -> None:
+def test_saved_tables_come_back(tmp_path_factory: pytest.TempPathFactory, present: list[bool], scale: float) -> None:
     path = tmp_path_factory.mktemp("t") / "deep" / "f.safetensors"
     tables = {"image": table(present, scale), "text": table([True] * len(present), modality="text")}
     save_features(path, tables)
@@ -226,9 +222,7 @@ def test_command_reports_and_writes(tiny_data: Path, tmp_path: Path, monkeypatch
     second = CliRunner().invoke(application(), call, catch_exceptions=False)
     assert "behaviour" in second.stdout
     with pytest.raises(ConfigError, match=r"--modality: there is no 'imgae'; did you mean 'image'\?"):
-        CliRunner().invoke(
-            application(), ["features", str(tiny_data), "--modality", "imgae"], catch_exceptions=False
-        )
+        CliRunner().invoke(application(), ["features", str(tiny_data), "--modality", "imgae"], catch_exceptions=False)
 
 
 def test_command_takes_encoders_from_a_run_config(

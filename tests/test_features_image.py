@@ -147,13 +147,9 @@ def test_the_modality_names_the_medium(models: dict[str, Path], tmp_path: Path) 
     assert cover.identity(Item("x", "x", media={"cover": item.media["image"]})) is not None
 
 
-def test_wrong_sources_and_options_are_named(
-    models: dict[str, Path], tiny_base: Path, tmp_path: Path
-) -> None:
+def test_wrong_sources_and_options_are_named(models: dict[str, Path], tiny_base: Path, tmp_path: Path) -> None:
     (item,) = pictures(tmp_path, 1)
-    with pytest.raises(
-        ConfigError, match=r"features\.image\.options: unknown key 'bach'; did you mean 'batch'\?"
-    ):
+    with pytest.raises(ConfigError, match=r"features\.image\.options: unknown key 'bach'; did you mean 'batch'\?"):
         encoder(models["vit"], bach=3)
     with pytest.raises(ConfigError, match="expected a device such as 'cpu'"):
         encoder(models["vit"], device="toaster").encode([item])

@@ -179,9 +179,7 @@ def test_a_killed_writer_leaves_a_whole_cache(tmp_path: Path) -> None:
         time.sleep(0.01)
         os.kill(victim.pid, signal.SIGKILL)
     last = Counting()
-    made = FeatureStore(tmp_path).get(
-        last, titled(*(f"k{n}" for n in range(80)))
-    )  # a damaged shard would warn
+    made = FeatureStore(tmp_path).get(last, titled(*(f"k{n}" for n in range(80))))  # a damaged shard would warn
     assert last.encoded == []
     alone = FeatureStore(tmp_path / "fresh").get(Counting(), titled(*(f"k{n}" for n in range(80))))
     np.testing.assert_array_equal(made.features.vectors, alone.features.vectors)

@@ -72,7 +72,9 @@ def test_measured_numbers_go_onto_the_card(saved: tuple[Model, Path]) -> None:
     bundle.record(saved[1], [row | {"n": 943, "seed": 1}])
     bundle.record(saved[1], [row | {"n": 943, "seed": 1, "value": 0.51}])
     assert [r["value"] for r in bundle.read_meta(saved[1])["metrics"]] == [0.51]
-    assert "| mine | loo-20 v1, test | HR@1 | 0.510 | 0.400 to 0.600 | 943 | 1 |" in (saved[1] / "README.md").read_text()
+    assert (
+        "| mine | loo-20 v1, test | HR@1 | 0.510 | 0.400 to 0.600 | 943 | 1 |" in (saved[1] / "README.md").read_text()
+    )
     assert bundle.load(saved[1], device="cpu").model.has_matching
 
 

@@ -61,9 +61,7 @@ def test_never_over_budget_and_the_oldest_go_first(
     max_history: int,
     answer: int,
 ) -> None:
-    s = serializer(
-        _TOKENIZER[0], max_tokens=max_tokens, max_history=max_history, max_sequence=max(1, max_history)
-    )
+    s = serializer(_TOKENIZER[0], max_tokens=max_tokens, max_history=max_history, max_sequence=max(1, max_history))
     template = load(name, language)
     request = Request("r", history=tuple(Event(i) for i in history))
     try:

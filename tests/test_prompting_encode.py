@@ -115,9 +115,7 @@ def test_sentencepiece_style_labels_have_tokens_of_their_own(legacy: bool) -> No
     else:
         core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     core.decoder = decoders.Metaspace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     encoder = TextEncoder(tokenizer)
     assert [ids.tolist() for ids in encoder.content(["1", "2"])] == [[vocab["1"]], [vocab["2"]]]
     assert encoder.content(["To 1"])[0].tolist() == [vocab[c] for c in "To▁1"]

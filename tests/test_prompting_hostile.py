@@ -123,6 +123,4 @@ def test_an_item_without_readable_text_shows_its_id() -> None:
 
 def test_long_fields_are_cut() -> None:
     s = serializer(_TOKENIZER[0], items={"1": Item("1", "x" * 5000)}, plans={}, max_field_chars=20)
-    assert "- " + "x" * 20 + "\n" in s.describe(
-        s.prompt(load("next_item"), Request("r", history=(Event("1"),)))
-    )
+    assert "- " + "x" * 20 + "\n" in s.describe(s.prompt(load("next_item"), Request("r", history=(Event("1"),))))

@@ -217,13 +217,9 @@ def test_requests_that_cannot_be_served(tokenizer: Any) -> None:
     s = serializer(tokenizer, items={**ITEMS, "toy-story": ITEMS["1"]})
     t = load("yes_no")
     bad = Request("r9", history=(Event("toy-stori"),))
-    with pytest.raises(
-        RequestError, match=r"request 'r9': the history item 'toy-stori'.*did you mean 'toy-story'"
-    ):
+    with pytest.raises(RequestError, match=r"request 'r9': the history item 'toy-stori'.*did you mean 'toy-story'"):
         s.prompt(t, bad)
-    with pytest.raises(
-        RequestError, match="the candidate 'zzz' is not in the catalogue; choose one of: 1, 2"
-    ):
+    with pytest.raises(RequestError, match="the candidate 'zzz' is not in the catalogue; choose one of: 1, 2"):
         s.branches(t, REQUEST, ["zzz"])
     with pytest.raises(RequestError, match="request 'r1': expected candidates to choose from, got none"):
         s.prompt(load("letters"), REQUEST, [])
@@ -239,9 +235,7 @@ def test_placeholders_must_be_printed_once(tokenizer: Any) -> None:
     s = serializer(tokenizer)
     base = {"name": "mine", "mode": "embedding", "chat": False, "history_item": "{{ item.title }}\n"}
     twice = templates.parse({**base, "user": "a {{ history }} {{ history }}"}, "mine.yaml")
-    with pytest.raises(
-        TemplateError, match=r"expected \{\{ history \}\} to be printed once, it came 2 times"
-    ):
+    with pytest.raises(TemplateError, match=r"expected \{\{ history \}\} to be printed once, it came 2 times"):
         s.prompt(twice, REQUEST)
     never = templates.parse({**base, "user": "a {% if not history %}{{ history }}{% endif %}"}, "mine.yaml")
     with pytest.raises(TemplateError, match="it came 0 times"):
@@ -264,7 +258,5 @@ def test_long_histories_are_quick(tokenizer: Any) -> None:
 
 def test_over_budget_names_the_numbers(tokenizer: Any) -> None:
     s = serializer(tokenizer, max_tokens=64)
-    with pytest.raises(
-        BudgetError, match=r"at most 64 tokens \(max_tokens\).*without history it takes \d+: \d+ inst"
-    ):
+    with pytest.raises(BudgetError, match=r"at most 64 tokens \(max_tokens\).*without history it takes \d+: \d+ inst"):
         s.prompt(load("letters"), REQUEST)

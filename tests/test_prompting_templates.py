@@ -170,9 +170,7 @@ def test_hash_is_of_the_content_not_of_the_layout() -> None:
         assert templates.parse({**YES_NO, key: value}, "one.yaml").hash != base.hash
 
 
-@given(
-    st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text()))
-)
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text())))
 def test_any_mapping_is_a_template_or_a_clear_error(values: dict[str, Any]) -> None:
     with pytest.raises(TemplateError, match=r"mine.yaml"):
         templates.parse(values, "mine.yaml")

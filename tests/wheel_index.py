@@ -21,9 +21,7 @@ def nested_zip(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def build_wheel(
-    index: Path, files: dict[str, bytes] = PAYLOAD, name: str = "pkg_weights", version: str = "1.0"
-) -> str:
+def build_wheel(index: Path, files: dict[str, bytes] = PAYLOAD, name: str = "pkg_weights", version: str = "1.0") -> str:
     """Put a wheel with `files` into the folder `index`; returns its sha256."""
     info = f"{name}-{version}.dist-info"
     extra = {

@@ -1,17 +1,17 @@
 """The exception tree: every error Palate raises on purpose.
 
-    PalateError                 what was expected, what came, how to fix it; `palate` exits with code 2
-    ├── ConfigError             a config or dataset.yaml key or value is wrong
-    ├── SourceError             a model or data source cannot be fetched, or its hash differs
-    ├── DataError               a table, candidate file or data set folder is wrong
-    │   └── TooManyRejects      more bad rows than the stated limit
-    ├── FeatureError            an encoder or a stored feature table does not fit
-    ├── TemplateError           a prompt template is malformed or misses a variable
-    │   └── BudgetError         the prompt cannot be cut to the token budget
-    ├── BundleError             an adapter bundle does not fit this base, template, encoder or data
-    ├── SlotError               soft-token slots and vectors do not match
-    └── RequestError            a request names an unknown item, has no candidates, ...
-        └── EmptyLegalSet       the filters leave nothing to generate or recommend
+PalateError                 what was expected, what came, how to fix it; `palate` exits with code 2
+├── ConfigError             a config or dataset.yaml key or value is wrong
+├── SourceError             a model or data source cannot be fetched, or its hash differs
+├── DataError               a table, candidate file or data set folder is wrong
+│   └── TooManyRejects      more bad rows than the stated limit
+├── FeatureError            an encoder or a stored feature table does not fit
+├── TemplateError           a prompt template is malformed or misses a variable
+│   └── BudgetError         the prompt cannot be cut to the token budget
+├── BundleError             an adapter bundle does not fit this base, template, encoder or data
+├── SlotError               soft-token slots and vectors do not match
+└── RequestError            a request names an unknown item, has no candidates, ...
+    └── EmptyLegalSet       the filters leave nothing to generate or recommend
 """
 
 from __future__ import annotations

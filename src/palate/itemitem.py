@@ -80,9 +80,7 @@ def ease(matrix: Any, penalty: float) -> NDArray[np.float32]:
     return weights
 
 
-def singular_pairs(
-    matrix: Any, dims: int, dense_below: int = 3_000
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def singular_pairs(matrix: Any, dims: int, dense_below: int = 3_000) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Left and right singular vectors scaled by the root of their singular values: two float32 [N, dims].
 
     matrix: a dense array or a scipy LinearOperator, N x N. Signs are fixed (the largest entry of every left

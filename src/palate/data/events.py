@@ -55,9 +55,7 @@ class EventTable:
 class _Collector:
     """Gathers the good rows of all chunks; context text may be spilled to a file to bound memory."""
 
-    def __init__(
-        self, spec: InteractionsSpec, item_index: Mapping[str, int], file: str, log: RejectLog
-    ) -> None:
+    def __init__(self, spec: InteractionsSpec, item_index: Mapping[str, int], file: str, log: RejectLog) -> None:
         self.spec, self.item_index, self.file, self.log = spec, item_index, file, log
         self.user_codes: dict[str, int] = {}
         self.parts: list[tuple[Codes, Codes, NDArray[np.float64], Floats, Ints]] = []

@@ -41,13 +41,9 @@ def open_text(src: TableSource) -> Iterator[IO[str]]:
     plain = src.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     with open_bytes(src.path) as raw:
         try:
-            text = io.TextIOWrapper(
-                cast(Any, raw), encoding="utf-8-sig" if plain else src.encoding, newline="\n"
-            )
+            text = io.TextIOWrapper(cast(Any, raw), encoding="utf-8-sig" if plain else src.encoding, newline="\n")
         except LookupError:
-            raise DataError(
-                f"{src.name}: no encoding is called {src.encoding!r}; try latin-1 or gb18030"
-            ) from None
+            raise DataError(f"{src.name}: no encoding is called {src.encoding!r}; try latin-1 or gb18030") from None
         with text:
             yield text
 
@@ -180,9 +176,7 @@ def _split(
     good = counts == len(header)
     for n in np.flatnonzero(~good):
         text = str(column[int(n)])[:MAX_CHARS]
-        log.add(
-            Reject(src.name, int(lines[n]), "", text, f"expected {len(header)} columns, got {int(counts[n])}")
-        )
+        log.add(Reject(src.name, int(lines[n]), "", text, f"expected {len(header)} columns, got {int(counts[n])}"))
     kept = parts.filter(pa.array(good))
     return pa.table({name: pc.list_element(kept, i) for i, name in enumerate(header)}), lines[good]
 

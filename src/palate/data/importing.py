@@ -88,9 +88,7 @@ def find_reader(path: Path, name: str | None = None) -> Reader:
         listed = "\n".join(f"  {r.name}: {r.about}" for r in known)
         raise DataError(f"{path}: expected a folder in a known layout, found none of these:\n{listed}")
     names = ", ".join(r.name for r in fitting)
-    raise DataError(
-        f"{path}: several readers know this layout ({names}); choose one with reader= (--reader NAME)"
-    )
+    raise DataError(f"{path}: several readers know this layout ({names}); choose one with reader= (--reader NAME)")
 
 
 def _check_out(out: Path, origin: Path) -> None:
@@ -99,9 +97,7 @@ def _check_out(out: Path, origin: Path) -> None:
         if not out.is_dir() or (any(out.iterdir()) and not (out / SPEC_FILE).is_file()):
             raise DataError(f"expected a new, empty or data set folder to write to, {out} is something else")
         if origin.resolve().is_relative_to(out.resolve()):
-            raise DataError(
-                f"expected another folder than the source to write to, got {out}; choose one with --out"
-            )
+            raise DataError(f"expected another folder than the source to write to, got {out}; choose one with --out")
 
 
 def _left(out: Path) -> Path:

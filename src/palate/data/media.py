@@ -70,9 +70,7 @@ class MediaFolder:
         return None if target.is_file() else MISSING
 
 
-def usable(
-    column: pa.Array, folder: MediaFolder, name: str, file: str, lines: Ints, log: RejectLog
-) -> pa.Array:
+def usable(column: pa.Array, folder: MediaFolder, name: str, file: str, lines: Ints, log: RejectLog) -> pa.Array:
     """A media column with refused and missing files emptied; each goes to `log`, its item stays."""
     cleaned: list[str] = []
     for line, relative in zip(lines, column.to_pylist(), strict=True):

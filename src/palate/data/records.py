@@ -99,9 +99,7 @@ def _column(chunk: Chunk, name: str) -> pa.Array | pa.ChunkedArray:
     return pa.nulls(chunk.table.num_rows, pa.large_string())
 
 
-def _require_all(
-    chunk: Chunk, file: str, id_column: str, wanted: Sequence[str] | None, title: str | None
-) -> None:
+def _require_all(chunk: Chunk, file: str, id_column: str, wanted: Sequence[str] | None, title: str | None) -> None:
     require(chunk.table, id_column, file, "id")
     if title:
         require(chunk.table, title, file, "title")

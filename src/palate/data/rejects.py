@@ -45,9 +45,7 @@ class RejectLog:
     ends_at: where the file will lie in the end, for error texts.
     """
 
-    def __init__(
-        self, path: Path | None = None, max_rejects: float | None = None, ends_at: Path | None = None
-    ) -> None:
+    def __init__(self, path: Path | None = None, max_rejects: float | None = None, ends_at: Path | None = None) -> None:
         if max_rejects is not None and not (
             0 <= max_rejects < 1 or (max_rejects >= 1 and float(max_rejects).is_integer())
         ):
@@ -95,9 +93,7 @@ class RejectLog:
                 self._out = self.path.open("w", encoding="utf-8")
             self._out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
 
-    def add_rows(
-        self, file: str, lines: Iterable[int], column: str, values: Iterable[Any], reason: str
-    ) -> None:
+    def add_rows(self, file: str, lines: Iterable[int], column: str, values: Iterable[Any], reason: str) -> None:
         """Record many bad rows that share a column and a reason."""
         for line, value in zip(lines, values, strict=True):
             text = "" if value is None else str(value)

@@ -81,9 +81,7 @@ def temporal(
     times = np.where(np.isnan(interactions.timestamps), -np.inf, interactions.timestamps)
     known_times = np.sort(times[np.isfinite(times)])
     if not len(known_times):
-        raise DataError(
-            "expected events with times for a temporal split, found none; use leave_one_out instead"
-        )
+        raise DataError("expected events with times for a temporal split, found none; use leave_one_out instead")
     for name, share in (("test_share", test_share), ("valid_share", valid_share)):
         if not 0 < share < 1:
             raise DataError(f"{name}: expected a share between 0 and 1, got {share!r}")
@@ -91,8 +89,7 @@ def temporal(
     earlier = known_times[known_times < test_from]
     if not len(earlier):
         raise DataError(
-            f"the temporal cut {test_from:.0f} leaves nothing to train on; "
-            f"expected one after {known_times[0]:.0f}"
+            f"the temporal cut {test_from:.0f} leaves nothing to train on; expected one after {known_times[0]:.0f}"
         )
     valid_from = _quantile(earlier, valid_share)
     in_train = _counts(interactions, times < valid_from)
@@ -128,9 +125,7 @@ def _first(interactions: Interactions, start: Ints, stop: Ints) -> Ints:
 
 def _heads(interactions: Interactions, lengths: Ints) -> Interactions:
     """The first `lengths` events of each user."""
-    places = np.arange(len(interactions.items)) - np.repeat(
-        interactions.indptr[:-1], np.diff(interactions.indptr)
-    )
+    places = np.arange(len(interactions.items)) - np.repeat(interactions.indptr[:-1], np.diff(interactions.indptr))
     kept = places < np.repeat(lengths, np.diff(interactions.indptr))
     indptr = np.zeros_like(interactions.indptr)
     np.cumsum(lengths, out=indptr[1:])

@@ -64,9 +64,7 @@ def source(folder: Path, spec: TableSpec) -> TableSource:
     """The table a spec names, checked to lie inside the folder and to be of a known kind."""
     path = folder / spec.path
     if Path(spec.path).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(
-            f"{folder}: expected table paths inside the folder, got {spec.path!r}; copy the table in"
-        )
+        raise DataError(f"{folder}: expected table paths inside the folder, got {spec.path!r}; copy the table in")
     if not path.is_file():
         raise DataError(
             f"{folder}: expected a table at {spec.path!r}, found none; "

@@ -48,9 +48,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, *parts = text.split(":")
     if name in ELSEWHERE:
-        raise ConfigError(
-            f"baseline {name!r} is not part of this version; choose one of: {', '.join(names())}"
-        )
+        raise ConfigError(f"baseline {name!r} is not part of this version; choose one of: {', '.join(names())}")
     if name not in names():
         raise ConfigError(f"no baseline is called {name!r}; {did_you_mean(name, names())}")
     options: dict[str, Any] = {}
@@ -102,9 +100,7 @@ def features_for(text: str, dataset: Dataset, train: Interactions) -> dict[str, 
 class RecommenderSystem:
     """A recommender in one scoring mode. A candidate it gives no score to counts as "not proposed" (-inf)."""
 
-    def __init__(
-        self, recommender: Recommender, dataset: Dataset, mode: str | None, name: str, batch: int = 64
-    ):
+    def __init__(self, recommender: Recommender, dataset: Dataset, mode: str | None, name: str, batch: int = 64):
         self.name = name
         self.recommender = recommender
         self.dataset = dataset

@@ -69,9 +69,7 @@ def ranks_of(scores: ArrayLike, positives: ArrayLike, allowed: Bools | None = No
     rows = np.arange(len(table))
     columns = np.asarray(positives, dtype=np.int64)
     if table.ndim != 2 or columns.shape != (len(table),):
-        raise DataError(
-            f"expected scores [B, C] and B positives, got shapes {table.shape} and {columns.shape}"
-        )
+        raise DataError(f"expected scores [B, C] and B positives, got shapes {table.shape} and {columns.shape}")
     if len(columns) and not (columns.min() >= 0 and columns.max() < table.shape[1]):
         raise DataError(f"a positive lies outside the list of {table.shape[1]} candidates")
     part = np.ones(table.shape, dtype=bool) if allowed is None else allowed.copy()
@@ -159,9 +157,7 @@ def _resampled(values: Reals, seed: int, resamples: int) -> Reals:
 def _checked(values: Sequence[ArrayLike]) -> Reals:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] == 0:
-        raise DataError(
-            f"expected one value or more per metric, got shape {table.shape}; are there any cases?"
-        )
+        raise DataError(f"expected one value or more per metric, got shape {table.shape}; are there any cases?")
     if not np.isfinite(table).all():
         raise DataError("expected finite per-user values, got NaN or infinity")
     return table
@@ -173,9 +169,7 @@ def _limits(samples: Reals) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def intervals(
-    values: Mapping[str, ArrayLike], seed: int = 1, resamples: int = RESAMPLES
-) -> dict[str, Interval]:
+def intervals(values: Mapping[str, ArrayLike], seed: int = 1, resamples: int = RESAMPLES) -> dict[str, Interval]:
     """Mean and 95% percentile-bootstrap interval (Efron, 1979) over users, per named row of values [n]."""
     table = _checked(list(values.values()))
     samples = _resampled(table, seed, resamples)
@@ -193,9 +187,7 @@ def paired(a: ArrayLike, b: ArrayLike, seed: int = 1, resamples: int = RESAMPLES
     """
     left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if left.shape != right.shape:
-        raise DataError(
-            f"a paired comparison needs the same users twice, got {left.shape} and {right.shape} values"
-        )
+        raise DataError(f"a paired comparison needs the same users twice, got {left.shape} and {right.shape} values")
     table = _checked([left - right])
     samples = _resampled(table, seed, resamples)[:, 0]
     tail = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
@@ -231,9 +223,7 @@ def ratings(
     """
     t, p = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if t.shape != p.shape:
-        raise DataError(
-            f"expected a prediction for every rating, got {t.shape} ratings and {p.shape} predictions"
-        )
+        raise DataError(f"expected a prediction for every rating, got {t.shape} ratings and {p.shape} predictions")
     if not (np.isfinite(t).all() and np.isfinite(p).all()):
         raise DataError("expected finite ratings and predictions, got NaN or infinity")
     liked, said = t >= like, p >= like

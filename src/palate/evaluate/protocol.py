@@ -139,9 +139,7 @@ class Protocol:
     def askable(self, split: Split, part: Part = "test") -> Ints:
         """Numbers of the users who have an item in `part` and something known before it."""
         users, known = (
-            (split.test_users(), split.test_history)
-            if part == "test"
-            else (split.valid_users(), split.valid_history)
+            (split.test_users(), split.test_history) if part == "test" else (split.valid_users(), split.valid_history)
         )
         return np.array([u for u in users.tolist() if len(known(u))], dtype=np.int64)
 

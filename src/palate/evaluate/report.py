@@ -43,9 +43,7 @@ def facts(result: Result) -> str:
         f"Data {result.fingerprint[:16]}, candidates {result.candidates[:16]}, Palate {__version__}.",
     ]
     if result.left_out:
-        lines.append(
-            f"Users left out, with no {result.part} item or nothing known before it: {result.left_out:,}."
-        )
+        lines.append(f"Users left out, with no {result.part} item or nothing known before it: {result.left_out:,}.")
     if result.short_lists:
         lines.append(f"Shorter lists, of users with too few unseen items: {result.short_lists:,}.")
     return "\n".join(lines)
@@ -101,15 +99,13 @@ def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
-def to_table(result: Result, metrics: int = 4) -> Table:
-    """A rich table with the first `metrics` metrics; the best value of each is bold."""
+def to_table(result: Result, metrics: int = 3) -> Table:
+    """A rich table with the first `metrics` metrics, 80 columns wide; the best value of each is bold."""
     names = result.protocol.metrics[:metrics]
-    table = Table(
-        title=f"{result.dataset}, {result.protocol.label}", caption=facts(result), caption_justify="left"
-    )
+    table = Table(title=f"{result.dataset}, {result.protocol.label}", caption=facts(result), caption_justify="left")
     table.add_column("system", no_wrap=True)
-    for name in [*names, "valid", "seconds"]:
-        table.add_column(name, justify="right")
+    for name in [*names, "valid"]:
+        table.add_column(name, justify="right", no_wrap=True, min_width=len("0.000-0.000") if name in names else None)
     best = {m: max(s.metrics[m].value for s in result.systems) for m in names}
     for s in result.systems:
         cells = []
@@ -117,7 +113,7 @@ def to_table(result: Result, metrics: int = 4) -> Table:
             found = s.metrics[m]
             value = f"[bold green]{found.value:.3f}[/]" if found.value == best[m] else f"{found.value:.3f}"
             cells.append(f"{value}\n[dim]{found.low:.3f}-{found.high:.3f}[/]")
-        table.add_row(s.name, *cells, f"{s.valid:.1%}", f"{s.seconds:.1f}")
+        table.add_row(s.name, *cells, f"{s.valid:.0%}")
     return table
 
 
@@ -125,7 +121,7 @@ def difference_table(result: Result, metrics: int = 2) -> Table | None:
     """The first system minus each other one as a rich table; None where there is only one system."""
     if len(result.systems) < 2:
         return None
-    table = Table(title="paired differences", title_justify="left")
+    table = Table(title="paired differences", title_justify="left", show_lines=True)
     table.add_column("systems")
     for name in result.protocol.metrics[:metrics]:
         table.add_column(name, justify="right")
@@ -155,9 +151,7 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
     """Plain data for JSON. ranks: also each user's id, list size and rank per system."""
     systems: list[dict[str, Any]] = []
     for s in result.systems:
-        metrics = {
-            m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in s.metrics.items()
-        }
+        metrics = {m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in s.metrics.items()}
         row: dict[str, Any] = {
             "name": s.name,
             "metrics": metrics,

@@ -72,9 +72,7 @@ class Result:
         for system in self.systems:
             if system.name == name:
                 return system
-        raise ConfigError(
-            f"no system is called {name!r}; {did_you_mean(name, [s.name for s in self.systems])}"
-        )
+        raise ConfigError(f"no system is called {name!r}; {did_you_mean(name, [s.name for s in self.systems])}")
 
     def values(self, name: str, metric: str) -> Reals:
         """Per-user values of any ranking metric for one system: float64 [n]."""

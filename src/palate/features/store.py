@@ -52,9 +52,7 @@ class FeatureStore:
             folder = sources.cache_dir() / "features"
         self.folder = Path(folder)
 
-    def get(
-        self, encoder: Encoder, items: Sequence[Item], on_progress: Callable[[int], None] | None = None
-    ) -> Stored:
+    def get(self, encoder: Encoder, items: Sequence[Item], on_progress: Callable[[int], None] | None = None) -> Stored:
         """The table of one encoder for `items`, in their order; only content never seen before is encoded.
 
         on_progress: called with the number of items settled since the last call. Vectors of equal content are

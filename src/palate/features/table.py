@@ -27,12 +27,8 @@ def save_features(path: str | Path, tables: Mapping[str, Features]) -> None:
 
     ids = {t.item_ids for t in tables.values()}
     if len(ids) != 1:
-        raise FeatureError(
-            f"expected feature tables of the same items in the same order, got {len(ids)} orders"
-        )
-    arrays: dict[str, Any] = {
-        "item_ids": np.frombuffer(json.dumps(list(ids.pop())).encode(), dtype=np.uint8).copy()
-    }
+        raise FeatureError(f"expected feature tables of the same items in the same order, got {len(ids)} orders")
+    arrays: dict[str, Any] = {"item_ids": np.frombuffer(json.dumps(list(ids.pop())).encode(), dtype=np.uint8).copy()}
     for modality, table in tables.items():
         rows = table.vectors[table.present]
         fits = float(np.abs(rows).max(initial=0.0)) <= HALF_MAX
@@ -68,9 +64,7 @@ def load_features(path: str | Path) -> dict[str, Features]:
     return {m: _table(path, m, ids, f, arrays) for m, f in json.loads(facts["fingerprints"]).items()}
 
 
-def _table(
-    path: Path, modality: str, ids: tuple[str, ...], fingerprint: str, arrays: Mapping[str, Any]
-) -> Features:
+def _table(path: Path, modality: str, ids: tuple[str, ...], fingerprint: str, arrays: Mapping[str, Any]) -> Features:
     rows, present = arrays.get(f"{modality}/vectors"), arrays.get(f"{modality}/present")
     if rows is None or present is None or len(present) != len(ids) or int(present.sum()) != len(rows):
         raise FeatureError(f"{path}: the table of modality {modality!r} is incomplete; write the file again")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -81,7 +83,7 @@ class Matching(nn.Module):
 
     def queries(self, hidden: Tensor) -> Tensor:
         q: Tensor = self.query(self.norm(hidden.float()))
-        return q * self.width**-0.5
+        return q / math.sqrt(self.width)
 
     def items(self, x: Tensor) -> Tensor:
         v: Tensor = self.item(x)

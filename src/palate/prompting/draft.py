@@ -21,9 +21,7 @@ class Draft:
         self._pieces = pieces
         self.size = sum(len(p) for p in pieces if not isinstance(p, str))
 
-    def assemble(
-        self, history: list[Line], candidates: list[Line], shown: tuple[str, ...], dropped: int
-    ) -> Prompt:
+    def assemble(self, history: list[Line], candidates: list[Line], shown: tuple[str, ...], dropped: int) -> Prompt:
         """Lay the pieces one after another and count positions."""
         ids: list[Ints] = []
         slots: list[Slot] = []
@@ -46,9 +44,7 @@ class Draft:
                 at += len(line.token_ids)
                 if piece == HISTORY_MARK:
                     ends.append(at - 1)
-        return Prompt(
-            np.concatenate(ids), tuple(slots), shown, tuple(ends), start if start >= 0 else at - 1, dropped
-        )
+        return Prompt(np.concatenate(ids), tuple(slots), shown, tuple(ends), start if start >= 0 else at - 1, dropped)
 
 
 def join_lists(template: Template, text: str) -> str:

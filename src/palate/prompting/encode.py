@@ -54,9 +54,7 @@ class TextEncoder:
         self.reserved = np.asarray(sorted(specials | set(tokens.values())), dtype=np.int64)
         """Ids that content never yields: special and other added tokens (`<think>`, `<tool_call>` ...)."""
         longest_first = sorted((t for t in tokens if t.strip()), key=len, reverse=True)
-        self._reserved_text = (
-            re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if tokens else None
-        )
+        self._reserved_text = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if tokens else None
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad = int(pad) if pad is not None else 0
         self._layouts: dict[tuple[tuple[str, ...], bool, str, bool], Layout] = {}
@@ -101,9 +99,7 @@ class TextEncoder:
     def decode(self, ids: Iterable[int]) -> str:
         return str(self._tokenizer.decode(list(map(int, ids)), skip_special_tokens=False))
 
-    def layout(
-        self, roles: tuple[str, ...], *, chat: bool, language: str = "en", opening: bool = True
-    ) -> Layout:
+    def layout(self, roles: tuple[str, ...], *, chat: bool, language: str = "en", opening: bool = True) -> Layout:
         """The markup around messages with these roles (system, user, assistant; the last one is user).
 
         chat: follow the tokenizer's chat template; without one, or with chat off, a plain layout of lines.

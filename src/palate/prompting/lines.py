@@ -109,9 +109,7 @@ class Lines:
                 missing = {k: n for n, k in enumerate(keys)}
                 known = self._known.setdefault(shared, {})
                 self._count = len(missing)
-            made = self._fill(
-                template, piece, [(entries[n], plans[n]) for n in missing.values()], values, tail
-            )
+            made = self._fill(template, piece, [(entries[n], plans[n]) for n in missing.values()], values, tail)
             known.update(zip(missing, made, strict=True))
         return [known[k] for k in keys]
 
@@ -139,9 +137,7 @@ class Lines:
             lines.append(self._line(entry.item_id, plan, parts, tail))
         return lines
 
-    def _line(
-        self, item_id: str, plan: Sequence[tuple[str, int]], parts: list[Ints], tail: Ints | None
-    ) -> Line:
+    def _line(self, item_id: str, plan: Sequence[tuple[str, int]], parts: list[Ints], tail: Ints | None) -> Line:
         ids: list[Ints] = []
         slots: list[Slot] = []
         at = 0

@@ -112,9 +112,7 @@ class Serializer:
             return budget.reserve(longest, fixed, self.config.max_tokens)
         return longest
 
-    def _kept(
-        self, template: Template, events: Sequence[Event], values: Mapping[str, object], room: int
-    ) -> list[Line]:
+    def _kept(self, template: Template, events: Sequence[Event], values: Mapping[str, object], room: int) -> list[Line]:
         """The newest history lines that fit, oldest first. Older lines are not even rendered."""
         kept: list[Line] = []
         for stop in range(len(events), 0, -_CHUNK):
@@ -222,9 +220,7 @@ class Serializer:
         """First token id of each of the first `n` labels (None: all). TemplateError where two share it."""
         labels = template.labels[:n]
         if not labels or (n is not None and n > len(template.labels)):
-            raise TemplateError(
-                f"{template.source}: expected {n or 'some'} labels, it has {len(template.labels)}"
-            )
+            raise TemplateError(f"{template.source}: expected {n or 'some'} labels, it has {len(template.labels)}")
         first = [int(ids[0]) for ids in self.encoder.content(labels)]
         for at, token in enumerate(first):
             if token in first[:at]:
@@ -266,14 +262,10 @@ class Serializer:
             "facts": tuple(sanitize(f, limit) for f in extras.facts),
         }
 
-    def _candidate_lines(
-        self, template: Template, listed: Sequence[str], values: Mapping[str, object]
-    ) -> list[Line]:
+    def _candidate_lines(self, template: Template, listed: Sequence[str], values: Mapping[str, object]) -> list[Line]:
         most = template.max_candidates or (len(template.labels) if template.mode == "letters" else None)
         if most is not None and len(listed) > most:
-            raise RequestError(
-                f"{template.source}: expected at most {most} candidates, got {len(listed)}; split them"
-            )
+            raise RequestError(f"{template.source}: expected at most {most} candidates, got {len(listed)}; split them")
         labels = template.labels or ("",) * len(listed)
         entries = [Entry(i, None, label) for i, label in zip(listed, labels, strict=False)]
         return self._lines.make(template, "candidate_item", entries, values)
@@ -282,9 +274,7 @@ class Serializer:
         self._check_items(request, [e.item_id for e in request.history], "history item")
         self._check_items(request, listed, "candidate")
         if template.mode == "letters" and not listed:
-            raise RequestError(
-                f"request {request.request_id!r}: expected candidates to choose from, got none"
-            )
+            raise RequestError(f"request {request.request_id!r}: expected candidates to choose from, got none")
 
     def _check_items(self, request: Request, item_ids: Sequence[str], what: str) -> None:
         for item_id in item_ids:

@@ -145,9 +145,7 @@ class Template:
             LookupError,
             AttributeError,
         ) as error:
-            raise TemplateError(
-                f"{self.source}: `{piece}` cannot be filled: {type(error).__name__}: {error}"
-            ) from None
+            raise TemplateError(f"{self.source}: `{piece}` cannot be filled: {type(error).__name__}: {error}") from None
 
 
 def _compile(piece: str, text: str, source: str) -> tuple[jinja2.Template, frozenset[str]]:
@@ -201,11 +199,7 @@ def parse(values: Any, source: str) -> Template:
     try:
         file = _File.parse(values, source)
     except ConfigError as error:
-        hint = (
-            "; quote the labels: YAML reads Yes, No and 1 as other than text"
-            if "labels" in str(error)
-            else ""
-        )
+        hint = "; quote the labels: YAML reads Yes, No and 1 as other than text" if "labels" in str(error) else ""
         raise TemplateError(f"{error}{hint}") from None
     pieces = {p: str(getattr(file, p)) for p in VARIABLES}
     for piece, text in [*pieces.items(), *(("labels", label) for label in file.labels)]:

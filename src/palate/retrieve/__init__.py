@@ -94,8 +94,7 @@ class Retriever(ABC):
             legal[np.asarray(history, dtype=np.int64)] = False
         if not legal.any():
             raise EmptyLegalSet(
-                "the filters and the history leave no item to propose; "
-                "allow more items or pass exclude_seen=False"
+                "the filters and the history leave no item to propose; allow more items or pass exclude_seen=False"
             )
         best = best_indices(row, legal, k)
         return Candidates(tuple(self.item_ids[i] for i in best), row[best], self.name)
@@ -124,9 +123,7 @@ class Retriever(ABC):
         for item_id in allowed:
             at = self._index.get(str(item_id))
             if at is None:
-                raise RequestError(
-                    f"`allowed` names an unknown item {item_id!r}; expected ids of the catalogue"
-                )
+                raise RequestError(f"`allowed` names an unknown item {item_id!r}; expected ids of the catalogue")
             mask[at] = True
         return mask
 

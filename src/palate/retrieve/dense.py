@@ -34,13 +34,9 @@ class Dense(Retriever):
 
     def _fit(self, interactions: Interactions, features: Mapping[str, Features]) -> None:
         if not features:
-            raise FeatureError(
-                "retriever 'dense' needs at least one feature table; pass fit(interactions, features)"
-            )
+            raise FeatureError("retriever 'dense' needs at least one feature table; pass fit(interactions, features)")
         if self.modality is not None and self.modality not in features:
-            raise FeatureError(
-                f"no features of modality {self.modality!r}; {did_you_mean(self.modality, features)}"
-            )
+            raise FeatureError(f"no features of modality {self.modality!r}; {did_you_mean(self.modality, features)}")
         chosen = sorted(features) if self.modality is None else [self.modality]
         parts = [self._table(features[m]) for m in chosen]
         vectors = np.concatenate([v for v, _ in parts], axis=1)

@@ -48,9 +48,7 @@ def zscore(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> 
     return _weighted([normalised_zscore(s) for s in _same_shape(scores)], _weights(weights, len(scores)))
 
 
-def reciprocal_rank(
-    scores: Sequence[Floats], weights: Sequence[float] | None = None, constant: float = 60.0
-) -> Floats:
+def reciprocal_rank(scores: Sequence[Floats], weights: Sequence[float] | None = None, constant: float = 60.0) -> Floats:
     """Reciprocal rank fusion (Cormack et al., 2009): sum of weight / (constant + rank), float32 [B, C]."""
     return _weighted([reciprocal(s, constant) for s in _same_shape(scores)], _weights(weights, len(scores)))
 
@@ -183,9 +181,7 @@ def _weights(weights: Sequence[float] | None, count: int) -> Floats:
 def _same_shape(scores: Sequence[Floats]) -> Sequence[Floats]:
     shapes = {np.shape(s) for s in scores}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-        raise FeatureError(
-            f"expected score tables of one shape [B, C], got {sorted(map(str, shapes)) or 'none'}"
-        )
+        raise FeatureError(f"expected score tables of one shape [B, C], got {sorted(map(str, shapes)) or 'none'}")
     return scores
 
 

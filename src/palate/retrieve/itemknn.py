@@ -59,9 +59,7 @@ class ItemKNN(Retriever):
         row, col, cosine = row[order], col[order], cosine[order]
         within = np.arange(len(row)) - np.searchsorted(row, row)
         near = within < self.neighbours
-        return sparse.csr_matrix(
-            (cosine[near].astype(np.float32), (row[near], col[near])), shape=counts.shape
-        )
+        return sparse.csr_matrix((cosine[near].astype(np.float32), (row[near], col[near])), shape=counts.shape)
 
     def _scores(self, histories: Sequence[Ints]) -> Floats:
         out = history_matrix(histories, len(self.item_ids), self.recency) @ self.similarity

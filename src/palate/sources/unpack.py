@@ -33,9 +33,7 @@ def opened(archive: Path, label: str) -> Iterator[zipfile.ZipFile]:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise SourceError(
-            f"{label}: not a readable zip archive ({error}); it may be damaged, try again"
-        ) from None
+        raise SourceError(f"{label}: not a readable zip archive ({error}); it may be damaged, try again") from None
 
 
 def files(zipped: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -48,11 +46,7 @@ def select(zipped: zipfile.ZipFile, inner: str, many: bool, label: str) -> list[
     members = files(zipped)
     chosen = [m for m in members if (m.filename.startswith(f"{inner}/") if many else m.filename == inner)]
     if not chosen:
-        names = (
-            {str(PurePosixPath(m.filename).parent) for m in members}
-            if many
-            else {m.filename for m in members}
-        )
+        names = {str(PurePosixPath(m.filename).parent) for m in members} if many else {m.filename for m in members}
         what = "folder" if many else "file"
         raise SourceError(f"{label} holds no {what} {inner!r}; {did_you_mean(inner, names)}")
     return chosen
@@ -104,13 +98,7 @@ def _safe_name(member: zipfile.ZipInfo, strip: str, label: str) -> str:
     full = member.orig_filename
     name = full.removeprefix(strip)
     parts = name.split("/")
-    if (
-        name.startswith("/")
-        or "\\" in full
-        or ":" in parts[0]
-        or "\0" in full
-        or {"", ".", ".."} & set(parts)
-    ):
+    if name.startswith("/") or "\\" in full or ":" in parts[0] or "\0" in full or {"", ".", ".."} & set(parts):
         raise SourceError(f"{label}: the name {full!r} would leave the target folder; refused")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise SourceError(f"{label}: {full!r} is a symbolic link; refused")

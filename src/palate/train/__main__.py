@@ -20,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", metavar="FILE", help="a config, such as configs/ml-100k.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides, such as train.epochs=2")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--resume", action="store_true", default=True, help="go on from a checkpoint (default)"
-    )
+    group.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (default)")
     group.add_argument("--restart", dest="resume", action="store_false", help="start anew")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     given = parser.parse_intermixed_args(arguments)
@@ -41,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if int(os.environ.get("RANK", "0")):
         return 128 + outcome.stopped if outcome.stopped else 0
     if outcome.stopped:
-        console.print(
-            f"stopped at step {outcome.step} of {outcome.total}; the same command goes on from there"
-        )
+        console.print(f"stopped at step {outcome.step} of {outcome.total}; the same command goes on from there")
         return 128 + outcome.stopped
     if outcome.bundle is not None:
         console.print(f"saved {outcome.bundle}", highlight=False, markup=False, soft_wrap=True)

@@ -99,9 +99,7 @@ class Stream:
     longer than the budget, which nothing could train on.
     """
 
-    def __init__(
-        self, source: Source, budget: int, position: Position, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, source: Source, budget: int, position: Position, rank: int = 0, world: int = 1) -> None:
         self.source, self.budget, self.position = source, budget, position
         self.rank, self.world = rank, world
         self._waiting: Example | None = None

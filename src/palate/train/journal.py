@@ -55,9 +55,7 @@ class Journal:
     def validation(self, record: dict[str, Any]) -> None:
         """One validation: {"step", "valid/NDCG@10", ...}."""
         self._write(record)
-        shown = ", ".join(
-            f"{k.removeprefix('valid/')} {v:.4f}" for k, v in record.items() if k.startswith("valid/")
-        )
+        shown = ", ".join(f"{k.removeprefix('valid/')} {v:.4f}" for k, v in record.items() if k.startswith("valid/"))
         self.say(f"step {record['step']}/{self.total}: validation {shown}")
 
     def say(self, text: str) -> None:

@@ -29,11 +29,7 @@ def missing_processes(env: Mapping[str, str], parent: Sequence[str]) -> int:
     more than one process is meant, and a launcher that does start them sets RANK. Raises ConfigError where
     the number cannot be told.
     """
-    if (
-        env.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true")
-        or "MASTER_ADDR" not in env
-        or "RANK" in env
-    ):
+    if env.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true") or "MASTER_ADDR" not in env or "RANK" in env:
         return 0
     from accelerate.commands.launch import launch_command_parser
 
@@ -42,9 +38,7 @@ def missing_processes(env: Mapping[str, str], parent: Sequence[str]) -> int:
         if part.endswith(_LAUNCHERS):
             rest = list(parent[place + 1 :])
             with suppress(SystemExit):
-                given, _ = launch_command_parser().parse_known_args(
-                    rest[1:] if rest[:1] == ["launch"] else rest
-                )
+                given, _ = launch_command_parser().parse_known_args(rest[1:] if rest[:1] == ["launch"] else rest)
                 found = given.num_processes
             break
     if not found:

@@ -153,9 +153,7 @@ class Trainer:
             journal.say(f"resumed at step {self.progress.step} from {self.run_folder}")
 
     def _loop(self, journal: Journal) -> None:
-        stream = Stream(
-            self.ready.mixture, self.config.batch_tokens, self.position, rank=self.rank, world=self.world
-        )
+        stream = Stream(self.ready.mixture, self.config.batch_tokens, self.position, rank=self.rank, world=self.world)
         data = Prefetch(stream)
         every = self.config.validate_every or self.epoch_steps
         try:
@@ -227,9 +225,7 @@ class Trainer:
         if score > progress.best_score:
             progress.best_score, progress.best_step, progress.waited = score, progress.step, 0
             if self.main:
-                told = {
-                    m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in found.items()
-                }
+                told = {m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in found.items()}
                 ckpt.save_best(self.run_folder, self.model.trainable_state(), {"step": progress.step, **told})
         else:
             progress.waited += 1
@@ -251,9 +247,7 @@ class Trainer:
         if self.main:
             weights, update = self.model.trainable_state(), self.update.state()
             rng = [state for state, _ in states]
-            ckpt.save(
-                self.run_folder, ckpt.Checkpoint(self.progress, weights, update, rng, self.ready.identity)
-            )
+            ckpt.save(self.run_folder, ckpt.Checkpoint(self.progress, weights, update, rng, self.ready.identity))
         self.accelerator.wait_for_everyone()
 
     def _end(self, stopped: int) -> Outcome:

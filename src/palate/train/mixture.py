@@ -49,9 +49,7 @@ class Mixture:
         """Loss weights in task order, 1 where `given` has none. An unknown task is a ConfigError."""
         for name, value in given.items():
             if name not in TASKS:
-                raise ConfigError(
-                    f"train.task_weights: no task is called {name!r}; {did_you_mean(name, TASKS)}"
-                )
+                raise ConfigError(f"train.task_weights: no task is called {name!r}; {did_you_mean(name, TASKS)}")
             if not value >= 0:
                 raise ConfigError(f"train.task_weights.{name}: expected a number from 0, got {value}")
         return [float(given.get(name, 1.0)) for name in self.names]

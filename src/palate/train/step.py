@@ -39,9 +39,7 @@ class TrainingStep(nn.Module):
                 loss = _cross_entropy(
                     rows, _to(batch.targets, hidden), len(items), lambda r: self.model.queries(r) @ items.T
                 )
-                sums = sums.index_add(
-                    0, torch.tensor([batch.embedding], device=hidden.device), loss.sum()[None]
-                )
+                sums = sums.index_add(0, torch.tensor([batch.embedding], device=hidden.device), loss.sum()[None])
             if len(batch.answers):
                 rows = hidden[_to(batch.answers, hidden)]
                 width = self.model.lm.get_output_embeddings().weight.shape[0]

@@ -138,9 +138,7 @@ class Task(ABC):
         ids = np.concatenate([prompt.token_ids, tail, np.asarray(answer, dtype=np.int64)])
         labels = np.full(len(ids), IGNORE, dtype=np.int64)
         labels[given - 1 : -1] = ids[given:]
-        whole = Prompt(
-            ids, prompt.slots + slots, prompt.history, prompt.item_ends, prompt.start, prompt.dropped
-        )
+        whole = Prompt(ids, prompt.slots + slots, prompt.history, prompt.item_ends, prompt.start, prompt.dropped)
         return Example(self.name, whole, labels, np.full(1 + len(prompt.item_ends), -1, dtype=np.int64))
 
 
@@ -209,9 +207,7 @@ class Labelled(Task):
         labels: tuple[int, ...] = self.material.serializer.labels(self.template)
         return labels
 
-    def about(
-        self, user: int, first: int, target: int, item: int, label: int, rng: np.random.Generator
-    ) -> Example:
+    def about(self, user: int, first: int, target: int, item: int, label: int, rng: np.random.Generator) -> Example:
         request = self.material.request(user, first, target, rng)
         about = [self.material.train.item_ids[item]]
         prompt = self.material.serializer.prompt(self.template, request, candidates=about)
@@ -283,7 +279,5 @@ class Rating(Labelled):
         return self.about(user, self.first(target, rng), target, item, label, rng)
 
 
-MAKE: dict[str, Callable[[Material], Task]] = {
-    t.name: t for t in (Embedding, NextTitle, YesNo, Letters, Rating)
-}
+MAKE: dict[str, Callable[[Material], Task]] = {t.name: t for t in (Embedding, NextTitle, YesNo, Letters, Rating)}
 assert tuple(MAKE) == TASKS

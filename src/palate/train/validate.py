@@ -46,8 +46,7 @@ class Validator:
         self.cases = every[rank::world]
         profiles = profiles or {}
         self._prompts = [
-            serializer.prompt(template, _request(c, interactions, profiles.get(c.user_id)))
-            for c in self.cases
+            serializer.prompt(template, _request(c, interactions, profiles.get(c.user_id))) for c in self.cases
         ]
         self._packs = _packs(self._prompts, budget)
 
@@ -64,9 +63,7 @@ class Validator:
         found = dict(pair for part in parts for pair in part)
         return [found[i] for i in range(len(self.cases))]
 
-    def _pack_ranks(
-        self, model: Model, items: torch.Tensor, chosen: Sequence[int]
-    ) -> list[tuple[int, float]]:
+    def _pack_ranks(self, model: Model, items: torch.Tensor, chosen: Sequence[int]) -> list[tuple[int, float]]:
         prompts = [self._prompts[i] for i in chosen]
         starts = np.cumsum([0, *map(len, prompts)])[:-1]
         reads = starts + [p.item_ends[-1] if p.item_ends else p.start for p in prompts]
@@ -84,9 +81,9 @@ class Validator:
 
 def _request(case: EvalCase, interactions: Interactions, profile: Mapping[str, str] | None) -> Any:
     """The case as a request without its candidates: a ranking of the whole catalogue lists none."""
-    return EvalCase(
-        case.user, case.user_id, case.history, case.positive, np.empty(0, dtype=np.int64)
-    ).request(interactions, profile=profile)
+    return EvalCase(case.user, case.user_id, case.history, case.positive, np.empty(0, dtype=np.int64)).request(
+        interactions, profile=profile
+    )
 
 
 def _packs(prompts: Sequence[Prompt], budget: int) -> list[list[int]]:

@@ -48,9 +48,7 @@ def _items(table: pa.Table) -> pa.Table:
     links = pc.extract_regex(col.text(table["images"]), r"(?P<url>https?://[^,; ]+)")
     urls = pc.fill_null(pc.struct_field(links, "url"), "")
     price = col.text(table["price"])
-    table = table.set_column(
-        table.column_names.index("price"), "price", pc.if_else(pc.equal(price, "None"), "", price)
-    )
+    table = table.set_column(table.column_names.index("price"), "price", pc.if_else(pc.equal(price, "None"), "", price))
     return table.drop_columns(["images"]).append_column("image_url", urls)
 
 
@@ -61,9 +59,7 @@ def _reviews(table: pa.Table) -> pa.Table:
     table = table.set_column(
         table.column_names.index("parent_asin"), "parent_asin", pc.if_else(pc.equal(parent, ""), own, parent)
     )
-    return table.rename_columns(
-        [{"title": "review_title", "text": "review"}.get(n, n) for n in table.column_names]
-    )
+    return table.rename_columns([{"title": "review_title", "text": "review"}.get(n, n) for n in table.column_names])
 
 
 class Amazon2023(Reader):
@@ -88,9 +84,7 @@ class Amazon2023(Reader):
         category = metas[0].name.removeprefix("meta_").split(".jsonl")[0]
         reviews = next((p for e in ENDINGS if (p := path / f"{category}{e}").is_file()), None)
         if reviews is None:
-            raise DataError(
-                f"{path}: expected reviews in {category}.jsonl or {category}.jsonl.gz, found neither"
-            )
+            raise DataError(f"{path}: expected reviews in {category}.jsonl or {category}.jsonl.gz, found neither")
         spec = DatasetSpec(
             name=f"amazon-{category.lower().replace('_', '-')}",
             source="Amazon Reviews 2023, McAuley Lab",

@@ -54,17 +54,12 @@ def movies_spec(name: str, top: float, users: tuple[str, ...] | None) -> Dataset
 
 def _named(table: pa.Table, genres: pa.Array) -> pa.Table:
     title, year = col.split_year(table["title"])
-    return pa.table(
-        {"item_id": table["item_id"], "title": col.move_article(title), "year": year, "genres": genres}
-    )
+    return pa.table({"item_id": table["item_id"], "title": col.move_article(title), "year": year, "genres": genres})
 
 
 def _flags(table: pa.Table) -> pa.Table:
     """u.item: one 0/1 column a genre."""
-    words = [
-        pc.if_else(pc.equal(col.ids(table[g]), "1"), pa.scalar(g), pa.scalar(None, pa.string()))
-        for g in GENRES
-    ]
+    words = [pc.if_else(pc.equal(col.ids(table[g]), "1"), pa.scalar(g), pa.scalar(None, pa.string())) for g in GENRES]
     return _named(table, pc.binary_join_element_wise(*words, " ", null_handling="skip"))
 
 
@@ -77,9 +72,7 @@ def _piped(table: pa.Table) -> pa.Table:
 
 
 def _camel(table: pa.Table) -> pa.Table:
-    return table.rename_columns(
-        [{"userId": "user_id", "movieId": "item_id"}.get(n, n) for n in table.column_names]
-    )
+    return table.rename_columns([{"userId": "user_id", "movieId": "item_id"}.get(n, n) for n in table.column_names])
 
 
 def _coded_users(table: pa.Table) -> pa.Table:
@@ -114,9 +107,7 @@ class MovieLens100K(Reader):
             users = TableSource(path / "u.user", "u.user", "csv", "|", False, header=user_columns)
         return Layout(
             movies_spec("ml-100k", 5, user_columns[1:] if users else None),
-            TableSource(
-                path / "u.item", "u.item", "csv", "|", False, "latin-1", header=ITEM_COLUMNS, prepare=_flags
-            ),
+            TableSource(path / "u.item", "u.item", "csv", "|", False, "latin-1", header=ITEM_COLUMNS, prepare=_flags),
             TableSource(path / "u.data", "u.data", "csv", "\t", False, header=EVENTS),
             users,
         )

@@ -23,9 +23,7 @@ MOVIES = WordingSpec(item="movie", items="movies", verb="watched", person="viewe
 
 def untyped(table: pa.Table) -> pa.Table:
     """Column names without their `:type`."""
-    return table.rename_columns(
-        [n.rpartition(":")[0] if n.endswith(TYPES) else n for n in table.column_names]
-    )
+    return table.rename_columns([n.rpartition(":")[0] if n.endswith(TYPES) else n for n in table.column_names])
 
 
 def _items(table: pa.Table) -> pa.Table:

@@ -36,8 +36,7 @@ class SavedDatasets(Reader):
                     "save a DatasetDict with items, interactions and, if you have them, users"
                 )
         sources = {
-            part: TableSource(path / part, part, "arrow", batches=_batches(table))
-            for part, table in found.items()
+            part: TableSource(path / part, part, "arrow", batches=_batches(table)) for part, table in found.items()
         }
         events = found["interactions"].column_names
         roles = ("user_id", "item_id", "rating", "timestamp")

@@ -107,9 +107,7 @@ class Encoder(ABC):
             "encoder": self.name,
             "version": self.version,
             "weights": None if self.weights is None else sources.digest(self.weights),
-            "options": {
-                k: v for k, v in self.options.model_dump(mode="json").items() if k not in self.neutral
-            },
+            "options": {k: v for k, v in self.options.model_dump(mode="json").items() if k not in self.neutral},
             **self._facts(),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -55,9 +55,7 @@ class EfficientNetLite0(Backend):
         network = EfficientNet.from_name("efficientnet-lite0")
         try:
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except (
-            Exception
-        ) as error:  # torch.load has no error class of its own for a file that is not a checkpoint
+        except Exception as error:  # torch.load has no error class of its own for a file that is not a checkpoint
             raise FeatureError(
                 f"{weights.name}: expected the EfficientNet-Lite0 state dict, every key in place; "
                 f"{' '.join(str(error).split())[:300]}"
@@ -197,9 +195,7 @@ class SentenceTransformers(Backend):
         return tamed(image, self.side)
 
     def forward(self, batch: list[Any]) -> Floats:
-        return np.asarray(
-            self.network.encode(batch, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32
-        )
+        return np.asarray(self.network.encode(batch, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
 
 
 def load(weights: Path, backend: str, dtype: str, device: str, pooling: str) -> Backend:

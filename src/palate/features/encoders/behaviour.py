@@ -96,6 +96,4 @@ def _cooccurrence(matrix: Any) -> Any:
         return back @ (scaled @ vectors) - (diagonal * vectors.T).T
 
     items = matrix.shape[1]
-    return LinearOperator(
-        (items, items), matvec=apply, rmatvec=apply, matmat=apply, rmatmat=apply, dtype=np.float64
-    )
+    return LinearOperator((items, items), matvec=apply, rmatvec=apply, matmat=apply, rmatmat=apply, dtype=np.float64)
