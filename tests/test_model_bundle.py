@@ -13,7 +13,7 @@ import torch
 
 from palate.config import LoraConfig, ModelConfig
 from palate.engine.pack import concat
-from palate.errors import BundleError, ConfigError, FeatureError, SlotError
+from palate.errors import BundleError, ConfigError, FeatureError, PalateWarning, SlotError
 from palate.model import Model, bundle
 from palate.model.load import pick_device
 from palate.schema import Features, Prompt, Slot
@@ -217,20 +217,34 @@ def test_a_wrong_device_is_one_clear_line() -> None:
             pick_device("cuda:0")
 
 
-def test_nf4_runs_on_the_cpu_and_stays_close(tmp_path: Path, tiny_base: Path) -> None:
+@pytest.fixture
+def wide(tmp_path: Path, tiny_base: Path) -> Path:
+    """A bundle on a base wide enough for bitsandbytes, whose blocks hold 64 weights of a row."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes has no build for this platform")
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1)
-    wide = LlamaConfig(  # blocks of 64 weights: bitsandbytes needs rows at least that wide
+    config = LlamaConfig(
         vocab_size=400, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, tie_word_embeddings=True,
     )  # fmt: skip
-    LlamaForCausalLM(wide).save_pretrained(tmp_path / "base")
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path / "base")
-    folder = bundle.save(tmp_path / "wide", tiny(tmp_path / "base"), {})
-    full = bundle.load(folder, device="cpu").model
-    small = bundle.load(folder, device="cpu", quantization="nf4").model
-    a, b = hidden(full, soft=True), hidden(small, soft=True)
-    assert torch.nn.functional.cosine_similarity(a, b.float(), dim=-1).min() > 0.9
-    assert not torch.equal(a, b)
+    return bundle.save(tmp_path / "wide", tiny(tmp_path / "base"), {})
+
+
+def close_but_not_equal(folder: Path, small: Model) -> bool:
+    a, b = hidden(bundle.load(folder, device="cpu").model, soft=True), hidden(small, soft=True)
+    near = torch.nn.functional.cosine_similarity(a, b.float(), dim=-1).min() > 0.9
+    return bool(near) and not torch.equal(a, b.float())
+
+
+def test_nf4_runs_on_the_cpu_and_stays_close(wide: Path) -> None:
+    assert close_but_not_equal(wide, bundle.load(wide, device="cpu", quantization="nf4").model)
+
+
+def test_int8_runs_on_the_cpu_and_says_once_that_it_is_slow(wide: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.warns(PalateWarning, match="int8 on a CPU works but is several times slower"):
+        small = bundle.load(wide, device="cpu", quantization="int8").model
+    assert close_but_not_equal(wide, small)
+    assert "MatMul8bitLt" not in caplog.text

@@ -307,7 +307,9 @@ def test_a_finished_run_is_not_trained_again_unless_asked(config: Path, tmp_path
 
 
 def test_a_run_stopped_by_until_goes_on_as_if_it_had_not_been(config: Path, tmp_path: Path) -> None:
-    whole = run(config, [f"train.run={tmp_path / 'whole'}", "train.epochs=2", "train.validate_every=0"], console=quiet())
+    whole = run(
+        config, [f"train.run={tmp_path / 'whole'}", "train.epochs=2", "train.validate_every=0"], console=quiet()
+    )
     part = run(config, ["train.epochs=2", "train.validate_every=0", "train.until=1"], console=quiet())
     assert part.step < part.total == whole.total
     assert part.bundle is not None

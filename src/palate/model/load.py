@@ -12,7 +12,7 @@ import torch
 
 from palate import sources
 from palate.config import LoraConfig
-from palate.errors import ConfigError
+from palate.errors import ConfigError, PalateWarning
 from palate.model.attention import register
 from palate.schema import Quantization
 
@@ -76,8 +76,13 @@ def load_base(base: str, *, quantization: Quantization, dtype: str, device: torc
     folder = sources.base_model(base)
     register()
     options = {"trust_remote_code": False, "local_files_only": True}
-    if quantization == "int8" and device.type == "cpu":
-        warnings.warn("int8 on a CPU works but is several times slower than bfloat16; nf4 is not", stacklevel=2)
+    if quantization == "int8":
+        # it would log one line for every layer of every call
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        if device.type == "cpu":
+            warnings.warn(
+                "int8 on a CPU works but is several times slower than bfloat16; nf4 is not", PalateWarning, stacklevel=2
+            )
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
