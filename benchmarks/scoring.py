@@ -25,6 +25,7 @@ from palate.engine.pack import Job
 from palate.engine.runner import Runner
 from palate.model import Model
 from palate.schema import Branch, Prompt
+from palate.sources import base_model
 
 Scores = list[np.ndarray]
 WORDS = [
@@ -49,19 +50,27 @@ def make_jobs(model: Model, requests: int, prefix: int, candidates: int, seed: i
     return jobs
 
 
+def stock() -> Any:
+    """The same base as transformers loads it, with its own attention: what a user would have without Palate."""
+    from transformers import AutoModelForCausalLM
+
+    folder = base_model(ModelConfig().base)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+
+
 def packed(model: Model, jobs: Sequence[Job]) -> list[Scores]:
     return [o.tokens for o in Runner(model).run(jobs)]
 
 
 @torch.inference_mode()
-def naive(model: Model, jobs: Sequence[Job]) -> list[Scores]:
-    """One plain transformers forward per candidate, as in the first loop anyone writes."""
+def naive(lm: Any, jobs: Sequence[Job]) -> list[Scores]:
+    """One plain transformers forward per candidate, logits at the title's positions only."""
     out = []
     for job in jobs:
         rows = []
         for branch in job.branches:
             ids = torch.from_numpy(np.concatenate([job.prompt.token_ids, branch.token_ids]))[None]
-            logits = model.lm(input_ids=ids).logits[0, len(job.prompt) - 1 : -1].float()
+            logits = lm(input_ids=ids, logits_to_keep=len(branch) + 1).logits[0, :-1].float()
             logp = logits.log_softmax(-1)
             rows.append(logp[torch.arange(len(branch)), torch.from_numpy(branch.token_ids)].numpy())
         out.append(rows)
@@ -69,21 +78,22 @@ def naive(model: Model, jobs: Sequence[Job]) -> list[Scores]:
 
 
 @torch.inference_mode()
-def padded_prefix(model: Model, jobs: Sequence[Job]) -> list[Scores]:
+def padded_prefix(lm: Any, jobs: Sequence[Job]) -> list[Scores]:
     """Prefill once, expand the cache to all candidates, one padded batch: the usual quick way."""
     from transformers import DynamicCache
 
     out = []
     for job in jobs:
-        cache = DynamicCache(config=model.lm.config)
-        first = model.lm(input_ids=torch.from_numpy(job.prompt.token_ids)[None], past_key_values=cache)
+        cache = DynamicCache(config=lm.config)
+        prefix = torch.from_numpy(job.prompt.token_ids)[None]
+        first = lm(input_ids=prefix, past_key_values=cache, logits_to_keep=1)
         cache.batch_repeat_interleave(len(job.branches))
         longest = max(map(len, job.branches))
         batch = torch.zeros(len(job.branches), longest, dtype=torch.long)
         for row, branch in enumerate(job.branches):
             batch[row, : len(branch)] = torch.from_numpy(branch.token_ids)
         # padding stands behind a causal row's end, so it needs no mask
-        later = model.lm(input_ids=batch[:, :-1], past_key_values=cache).logits
+        later = lm(input_ids=batch[:, :-1], past_key_values=cache).logits
         start = first.logits[:, -1:].expand(len(job.branches), -1, -1)
         logp = torch.cat([start, later], dim=1).float().log_softmax(-1)
         picked = logp.gather(2, batch[..., None])[..., 0].numpy()
@@ -113,12 +123,13 @@ def main() -> None:
 
     model = Model.create(ModelConfig(), {}, device="cpu", adapter=False)
     jobs = make_jobs(model, options.requests, options.prefix, options.candidates, options.seed)
+    lm = stock()
     packed(model, jobs[:1])
-    padded_prefix(model, jobs[:1])
+    padded_prefix(lm, jobs[:1])
     total = options.requests * options.candidates
     fast, ours = timed(lambda: packed(model, jobs), options.repeats)
-    middle, theirs = timed(lambda: padded_prefix(model, jobs), options.repeats)
-    slow, plain = timed(lambda: naive(model, jobs[:1]), 1)
+    middle, theirs = timed(lambda: padded_prefix(lm, jobs), options.repeats)
+    slow, plain = timed(lambda: naive(lm, jobs[:1]), 1)
     slow *= options.requests
 
     def apart(a: list[Scores], b: list[Scores]) -> float:

@@ -287,6 +287,19 @@ def test_tables_render(result, capsys):
     assert difference_table(evaluate(dataset(), [ORACLE], TWENTY)) is None
 
 
+def test_card_rows_carry_all_a_public_number_needs(result):
+    from palate.evaluate.report import card_rows
+
+    rows = card_rows(result, metrics=1)
+    assert [r["system"] for r in rows] == [s.name for s in result.systems]
+    first, metric = rows[0], result.protocol.metrics[0]
+    found = result.systems[0].metrics[metric]
+    assert first == {
+        "system": result.systems[0].name, "protocol": f"{result.protocol.label}, {result.part}", "metric": metric,
+        "value": found.value, "low": found.low, "high": found.high, "n": result.n, "seed": result.seed,
+    }  # fmt: skip
+
+
 def is_picture(path):
     from PIL import Image
 
@@ -366,6 +379,7 @@ def test_command_takes_adapters_modes_and_the_untuned_base(run, tiny_data, monke
         (["--protocol", "loo"], "no protocol is called 'loo'"),
         (["-o", "out.txt"], "ending in .md or .json"),
         (["--against", ""], "nothing to evaluate"),
+        (["--record"], "name the adapter with -a"),
     ],
 )
 def test_command_mistakes(run, tiny_data, words, error):

@@ -50,6 +50,8 @@ def evaluate(
     baselines = _split(against)
     for name in baselines:
         parse(name)  # a wrong name fails before anything is loaded or fitted
+    if record and not adapter:
+        raise ConfigError("--record puts numbers onto an adapter's card; name the adapter with -a")
     if not (baselines or adapter or untuned):
         raise ConfigError("there is nothing to evaluate; name an adapter (-a), a baseline (--against) or --untuned")
     data = Dataset.open(folder)
@@ -61,8 +63,8 @@ def evaluate(
     result = _run(data, systems, chosen, users, seed)
     if output:
         write(result, output)
-    if record:
-        _record(adapter, result)
+    if record and adapter:
+        _record(adapter[0], result)
     _show(result, output, as_json)
 
 
@@ -119,13 +121,11 @@ def _run(data: Dataset, systems: list[System], protocol: Protocol, users: int | 
         return run(data, systems, protocol, users, seed, progress=progress)
 
 
-def _record(adapters: list[Path] | None, result: Result) -> None:
+def _record(adapter: Path, result: Result) -> None:
     from palate.evaluate.report import card_rows
     from palate.model import bundle
 
-    if not adapters:
-        raise ConfigError("--record puts numbers onto an adapter's card; name the adapter with -a")
-    bundle.record(adapters[0], card_rows(result))
+    bundle.record(adapter, card_rows(result))
 
 
 def _show(result: Result, output: Path | None, as_json: bool) -> None:
