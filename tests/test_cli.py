@@ -210,7 +210,8 @@ def test_recommend_says_so_for_a_stranger(where: list[str], capsys: pytest.Captu
         (["recommend", "-f", "genre=Comedy"], "did you mean 'genres'"),
         (["recommend", "--mode", "embeding"], "did you mean 'embedding'"),
         (["recommend", "--context", "evening"], "expected NAME=VALUE"),
-        (["recommend", "--quantization", "int4"], "expected none, int8 or nf4, got 'int4'"),
+        (["recommend", "--quantization", "int3"], "expected none, int8, nf4, int4 or fp8, got 'int3'"),
+        (["recommend", "--dtype", "bf16"], "--dtype: expected auto, bfloat16, float16 or float32, got 'bf16'"),
         (["explain", "Alein"], "did you mean 'Alien'"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,9 +81,10 @@ class Counting(Runner):
         super().__init__(model, max_tokens)
         self.jobs: list[Job] = []
 
-    def run(self, jobs: Sequence[Job]) -> list[Output]:
-        self.jobs += jobs
-        return super().run(jobs)
+    def run(self, jobs: Iterable[Job]) -> list[Output]:
+        taken = list(jobs)
+        self.jobs += taken
+        return super().run(taken)
 
 
 # --- every mode -------------------------------------------------------------------------------------
@@ -155,9 +156,10 @@ def test_many_requests_are_scored_in_chunks(
     sizes = []
 
     class Watching(Counting):
-        def run(self, jobs: Sequence[Job]) -> list[Output]:
-            sizes.append(len(jobs))
-            return super().run(jobs)
+        def run(self, jobs: Iterable[Job]) -> list[Output]:
+            outputs = super().run(jobs)
+            sizes.append(len(outputs))
+            return outputs
 
     monkeypatch.setattr(modes, "CHUNK_CANDIDATES", 11)
     parts = modes.build("yes_no").scores(Watching(model), serializer, requests)

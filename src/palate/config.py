@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from palate.errors import ConfigError, did_you_mean
-from palate.schema import Quantization
+from palate.schema import Dtype, Quantization
 
 
 class Config(BaseModel):
@@ -115,7 +115,10 @@ class ModelConfig(Config):
 
     base: str = "smollm2-135m-instruct"
     quantization: Quantization = "none"
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Dtype = "auto"
+    """auto: bfloat16 where the device multiplies it natively, else float32."""
+    layers: int | None = Field(None, ge=1)
+    """Keep only the first this many layers of the base (depth pruning); None keeps all."""
     lora: LoraConfig = LoraConfig()
     fusion: Literal["model", "feature"] = "model"
     """model: a projector per modality, the LLM's attention fuses them; feature: one projector over all."""

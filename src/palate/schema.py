@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-Quantization = Literal["none", "int8", "nf4"]
+Quantization = Literal["none", "int8", "nf4", "int4", "fp8"]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Empty: Mapping[str, str] = {}
 
 
@@ -44,7 +45,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to score or recommend for whom. History is oldest first. `user_id` may be unknown to training."""
+    """What to score or recommend for whom. History is oldest first. `user_id` may be unknown to training.
+
+    adapter: the name of the one to ask, where several share a base; empty: the recommender's own.
+    """
 
     request_id: str
     user_id: str | None = None
@@ -53,6 +57,7 @@ class Request:
     context: Mapping[str, str] = field(default_factory=dict)
     profile: Mapping[str, str] = field(default_factory=dict)
     query: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,17 +208,21 @@ SlotPlan = Sequence[tuple[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One request inside a pack: a causal prefix, then branch tokens that form a tree.
+    """One request inside a pack: rows that see each other and `memory` positions kept from earlier calls.
 
-    Positions `start .. start + prefix` attend causally among themselves. The `branch` tokens that follow
-    attend to the whole prefix and, among themselves, to `ancestors` (bool [branch, branch], row attends to
-    column, the diagonal included); None when there are no branch tokens.
+    The first `prefix` rows are a causal chain. The `branch` rows behind them see the whole chain and form a token
+    trie in depth-first order: branch row n is seen by the branch rows n .. ends[n] - 1 (ends int64 [branch]).
+    memory: positions whose keys and values are already known; every row sees them, or those that `seen`
+    (bool [rows, memory]) says. places: int64 [memory], their positions in the text; None where 0 .. memory - 1.
     """
 
     start: int
     prefix: int
     branch: int = 0
-    ancestors: Bools | None = None
+    ends: Ints | None = None
+    memory: int = 0
+    seen: Bools | None = None
+    places: Ints | None = None
 
     @property
     def stop(self) -> int:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did."""
+    """What a run did. tokens: positions the model ran; prefix_hits: share of prompt positions it did not have to."""
 
     input: str
     output: str
@@ -61,6 +61,8 @@ class Summary:
     mode: str
     seconds: float
     rows_per_second: float
+    tokens: int
+    prefix_hits: float
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,6 +80,10 @@ class Job:
     max_rejects: int = 0
 
 
+def _tokens(rec: Recommender) -> int:
+    return sum(r.runner.tokens_seen for r in rec.adapters.values())
+
+
 def score_file(rec: Recommender, job: Job, on_progress: OnProgress | None = None) -> Summary:
     """Score every request of a candidate file.
 
@@ -93,9 +99,10 @@ def score_file(rec: Recommender, job: Job, on_progress: OnProgress | None = None
         rejects_file.unlink(missing_ok=True)
     new = add_new_items(rec, job.new_items) if job.new_items else 0
     mode = rec.mode(job.mode).name
+    before, known = _tokens(rec), replace(rec.prefixes.stats)
     done, began = Progress(), time.perf_counter()
     with Rejects(job.source, rejects_file, job.max_rejects) as rejects, Writer(job.output) as writer:
-        file = CandidateFile(job.source, rec.shelf, rejects)
+        file = CandidateFile(job.source, rec.shelf, rejects, rec.adapters)
         for chunk in chunks(file):
             for scores in rec.score(chunk, mode):
                 writer.write(scores)
@@ -119,6 +126,8 @@ def score_file(rec: Recommender, job: Job, on_progress: OnProgress | None = None
         mode=mode,
         seconds=round(seconds, 3),
         rows_per_second=round(done.rows / seconds, 1) if seconds else 0.0,
+        tokens=_tokens(rec) - before,
+        prefix_hits=round(rec.prefixes.stats.since(known).hit_rate, 4),
     )
 
 
@@ -161,8 +170,8 @@ def add_new_items(rec: Recommender, path: Path) -> int:
     file and line.
     """
     media = {"image", *rec.dataset.catalog.modalities}
-    if rec.model.soft is not None:
-        media |= set(rec.model.soft.modalities)
+    for one in rec.adapters.values():
+        media |= set(one.model.soft.modalities) if one.model.soft is not None else set()
     rejects = Rejects(path)
     rejects.expect = lambda names: (
         None if "title" in names else f"missing column title; the file has: {', '.join(names) or 'no columns'}"

@@ -15,11 +15,21 @@ from palate.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from palate.recommender import Recommendation, Recommender
-    from palate.schema import Quantization
+    from palate.schema import Dtype, Quantization
 
 Adapter = Annotated[
     str,
     typer.Option("-a", "--adapter", help="Adapter bundle folder, or a base model to use untuned.", metavar="PATH"),
+]
+Adapters = Annotated[
+    list[str],
+    typer.Option(
+        "-a",
+        "--adapter",
+        help="Adapter bundle folder, or a base model to use untuned; repeat it, as PATH or NAME=PATH, for several "
+        "adapters on one base, which the file's column adapter chooses from.",
+        metavar="PATH",
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -29,8 +39,14 @@ Mode = Annotated[
     str | None,
     typer.Option("--mode", help="likelihood, yes_no, letters, embedding or generate; by default what fits best."),
 ]
-Quantize = Annotated[str | None, typer.Option("--quantization", help="none, int8 or nf4; by default as trained.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")]
+Quantize = Annotated[
+    str | None, typer.Option("--quantization", help="none, int8, nf4, int4 or fp8; by default as trained.")
+]
+Precision = Annotated[
+    str | None,
+    typer.Option("--dtype", help="auto, bfloat16, float16 or float32; by default as trained, where fast here."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda:N or balanced (over all CUDA devices).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 User = Annotated[str | None, typer.Option("--user", "-u", help="A user of the data set.")]
 History = Annotated[
@@ -38,21 +54,39 @@ History = Annotated[
     typer.Option("--history", "-H", help="A chosen item by title or id, oldest first; repeat, or separate with ;"),
 ]
 
-QUANTIZATIONS = ("none", "int8", "nf4")
+QUANTIZATIONS = ("none", "int8", "nf4", "int4", "fp8")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
-def load(adapter: str, data: Path | None, quantization: str | None, device: str) -> Recommender:
-    """Load a recommender, with a spinner on a terminal."""
-    if quantization is not None and quantization not in QUANTIZATIONS:
-        raise ConfigError(
-            f"--quantization: expected none, int8 or nf4, got {quantization!r}; "
-            f"{did_you_mean(quantization, QUANTIZATIONS)}"
-        )
+def load(
+    adapter: str | list[str], data: Path | None, quantization: str | None, device: str, dtype: str | None = None
+) -> Recommender:
+    """Load a recommender, with a spinner on a terminal. Several adapters: see `Adapters`."""
+    for option, value, choices in (("--quantization", quantization, QUANTIZATIONS), ("--dtype", dtype, DTYPES)):
+        if value is not None and value not in choices:
+            known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            raise ConfigError(f"{option}: expected {known}, got {value!r}; {did_you_mean(value, choices)}")
     from palate.recommender import Recommender
 
-    kind = cast("Quantization | None", quantization)
-    with spinner(f"loading {adapter}"):
-        return Recommender.load(adapter, data=data, quantization=kind, device=device)
+    kind, number = cast("Quantization | None", quantization), cast("Dtype | None", dtype)
+    path = adapter if isinstance(adapter, str) else _named(adapter)
+    with spinner(f"loading {path if isinstance(path, str) else ', '.join(path)}"):
+        return Recommender.load(path, data=data, quantization=kind, device=device, dtype=number)
+
+
+def _named(adapters: Sequence[str]) -> str | dict[str, str]:
+    """--adapter options as one path, or as names and paths; a path without a name is called as its folder."""
+    if len(adapters) == 1 and ("=" not in adapters[0] or Path(adapters[0]).exists()):
+        return adapters[0]
+    found: dict[str, str] = {}
+    for text in adapters:
+        name, mark, path = ("", "", text) if Path(text).exists() else text.partition("=")
+        if not mark:
+            name, path = Path(text).name, text
+        if not name or not path or name in found:
+            raise ConfigError(f"--adapter: expected NAME=PATH with a name of its own each, got {text!r}")
+        found[name] = path
+    return found
 
 
 @contextmanager

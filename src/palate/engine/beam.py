@@ -1,88 +1,94 @@
-"""The key-value cache of a beam search: each prompt once, every beam its own few tokens."""
+"""The growing trees of a beam search: each prompt's keys and values once, each hypothesis' token once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from palate.engine.pack import concat
-from palate.model import Model
-from palate.schema import Ints, Pack, Prompt
+from palate.engine.pack import Job, pack
+from palate.engine.prefix import PrefixCache
+from palate.model import Memory, Model
+from palate.schema import Bools, Ints, Pack, Prompt, Segment
+
+PREFILL = 4096
+"""Prompt positions run at once."""
 
 
-class BeamCache(DynamicCache):  # type: ignore[misc]  # transformers is untyped here
-    """Keys and values of G prompts of one length P, and of R beams behind them with t tokens each.
+class Forest:
+    """One memory a prompt; a step adds one row for each live hypothesis behind it.
 
-    The prompts are never copied per beam for good: a layer joins them with the beams' own tokens only while
-    it runs, so memory grows with R x t, not with R x P.
+    Rows are never copied from hypothesis to hypothesis: all of a prompt's share one memory, and each knows which of
+    its rows are its own ancestors.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.prefix: list[tuple[Tensor, Tensor]] = []
-        self.own: list[tuple[Tensor, Tensor]] = []
-        self._new: list[list[tuple[Tensor, Tensor]]] = []
-        self._rows = slice(0, 0)
-        self._users: Tensor | None = None
+    def __init__(self, model: Model, prompts: Sequence[Prompt], prefixes: PrefixCache | None = None) -> None:
+        self.model = model
+        self.memories = [Memory() for _ in prompts]
+        self._depths: list[list[Ints]] = [[np.arange(len(p), dtype=np.int64)] for p in prompts]
+        # for each prompt: bool [live rows, memory rows behind the prompt], the ancestors of each row
+        self._seen: list[Bools] = [np.zeros((1, 0), dtype=np.bool_) for _ in prompts]
+        self._sizes = [len(p) for p in prompts]
+        self._prefixes = prefixes
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Called by each attention layer with its new keys and values [rows, heads, T, d]."""
-        if self._users is None:
-            self.prefix.append((keys, values))
-            return keys, values
-        if layer_idx >= len(self._new):
-            self._new.append([])
-        self._new[layer_idx].append((keys, values))
-        joined = [self._join(layer_idx, part, x) for part, x in enumerate((keys, values))]
-        return joined[0], joined[1]
+    def prefill(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Run the prompts, of any lengths; their last hidden states [G, D]."""
+        recall = None if self._prefixes is None else self._prefixes.recaller(self.model)
+        longest = max(len(p) for p in prompts)
+        hidden = []
+        for packed in pack((Job(p, "labels") for p in prompts), max(PREFILL, longest), recall):
+            memories = [Memory.of(piece.blocks, piece.prefix) for piece in packed.pieces]
+            rows = self.model(packed.pack, memories)
+            for piece, memory in zip(packed.pieces, memories, strict=True):
+                memory.keep(piece.prefix)
+                self.memories[piece.number] = memory
+                if self._prefixes is not None:
+                    self._prefixes.store(self.model, piece.job.prompt, memory)
+            hidden.append(rows[torch.tensor([p.end for p in packed.pieces], device=rows.device)])
+        return torch.cat(hidden)
 
-    def _join(self, layer: int, part: int, new: Tensor) -> Tensor:
-        prefix = self.prefix[layer][part]
-        assert self._users is not None
-        prefix = prefix.expand(len(new), -1, -1, -1) if len(prefix) == 1 else prefix[self._users]
-        own = [self.own[layer][part][self._rows]] if self.own else []
-        return torch.cat([prefix, *own, new], dim=2)
+    def step(self, tokens: Ints, parents: Ints, users: Ints, max_rows: int) -> Tensor:
+        """Give each of R new hypotheses one token: int64 [R] -> hidden [R, D].
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions held so far: P + t."""
-        prompt = self.prefix[layer_idx][0].shape[2] if layer_idx < len(self.prefix) else 0
-        return prompt + (self.own[layer_idx][0].shape[2] if self.own else 0)
-
-    def prefill(self, model: Model, prompts: Sequence[Prompt]) -> Tensor:
-        """Run G prompts of one length; their last hidden states [G, D]."""
-        length = len(prompts[0])
-        embeds = model.embed(concat(prompts)).view(len(prompts), length, -1)
-        hidden = model.decode(embeds, torch.arange(length, device=embeds.device), self)
-        return hidden[:, -1]
-
-    def step(self, model: Model, tokens: Ints, parents: Ints, users: Ints, max_rows: int) -> Tensor:
-        """Give each of R new beams one token: int64 [R] -> hidden [R, D].
-
-        parents: the old beam each one goes on from; users: its prompt. `max_rows` beams run at once.
+        parents: the place of each one's parent among the rows of its prompt in the last step (0 in the first);
+        users: its prompt, rising. `max_rows` rows run at once.
         """
-        if self.own:
-            at = torch.from_numpy(parents).to(self.own[0][0].device)
-            self.own = [(k[at], v[at]) for k, v in self.own]
-        place = self.get_seq_length()
+        ancestors = [self._ancestors(u, parents[users == u]) for u in range(len(self.memories))]
+        done = [0] * len(self.memories)
         out = []
-        self._new = []
         for start in range(0, len(tokens), max_rows):
-            rows = slice(start, min(start + max_rows, len(tokens)))
-            chosen = tokens[rows]
-            embeds = model.embed(Pack(chosen, np.full(len(chosen), place, dtype=np.int64), (), ()))
-            self._rows = rows
-            self._users = torch.from_numpy(users[rows]).to(embeds.device)
-            out.append(model.decode(embeds[:, None], torch.tensor([place], device=embeds.device), self)[:, 0])
-        new = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in self._new]
-        if self.own:
-            new = [
-                (torch.cat([k, nk], dim=2), torch.cat([v, nv], dim=2))
-                for (k, v), (nk, nv) in zip(self.own, new, strict=True)
-            ]
-        self.own = new
+            part = users[start : start + max_rows]
+            segments: list[Segment] = []
+            positions, present = [], []
+            for user in np.unique(part).tolist():
+                rows = int((part == user).sum())
+                segments.append(self._segment(user, sum(s.branch for s in segments), rows, ancestors[user], done))
+                place = self._sizes[user] + len(self._depths[user]) - 1
+                positions.append(np.full(rows, place, dtype=np.int64))
+                present.append(user)
+            packed = Pack(tokens[start : start + max_rows], np.concatenate(positions), (), tuple(segments))
+            out.append(self.model(packed, [self.memories[u] for u in present]))
+            for user, segment in zip(present, segments, strict=True):
+                self.memories[user].keep(segment.branch)
+                done[user] += segment.branch
+        for user, count in enumerate(done):
+            place = self._sizes[user] + len(self._depths[user]) - 1
+            self._depths[user].append(np.full(count, place, dtype=np.int64))
+            self._seen[user] = np.hstack([ancestors[user], np.eye(count, dtype=np.bool_)]) if count else ancestors[user]
         return torch.cat(out)
+
+    def _ancestors(self, user: int, parents: Ints) -> Bools:
+        """bool [new rows, memory rows behind the prompt] of the coming step."""
+        return self._seen[user][parents]
+
+    def _segment(self, user: int, start: int, rows: int, ancestors: Bools, done: list[int]) -> Segment:
+        """The next rows of one prompt, which see the prompt and their ancestors, not each other."""
+        first, size = done[user], self._sizes[user]
+        seen = np.zeros((rows, self.memories[user].length), dtype=np.bool_)
+        seen[:, :size] = True
+        seen[:, size : size + ancestors.shape[1]] = ancestors[first : first + rows]
+        places = np.concatenate([*self._depths[user], np.full(first, size + len(self._depths[user]) - 1)])
+        ends = np.arange(1, rows + 1, dtype=np.int64)
+        return Segment(start, 0, rows, ends, self.memories[user].length, seen, places)

@@ -6,23 +6,23 @@ Beam search with a prefix trie as in De Cao et al., "Autoregressive Entity Retri
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from palate.engine.beam import BeamCache
+from palate.engine.beam import Forest
+from palate.engine.pack import Job
+from palate.engine.prefix import PrefixCache
+from palate.engine.runner import Runner
 from palate.engine.trie import Trie, View
 from palate.errors import EmptyLegalSet, PalateError, RequestError
 from palate.model import Model
-from palate.schema import Bools, Ints, Prompt
-
-PREFILL = 4096
-"""Prompt positions run at once."""
+from palate.schema import Bools, Branch, Ints, Prompt
 
 Doubles = NDArray[np.float64]
 
@@ -47,7 +47,8 @@ class Search:
         if not np.isfinite(self.length_penalty):
             raise RequestError(f"length_penalty: expected a number, got {self.length_penalty}")
 
-    def normalised(self, scores: Doubles, length: int) -> Doubles:
+    def normalised(self, scores: Doubles, length: int | Ints) -> Doubles:
+        """Summed log-probabilities of titles of `length` tokens as scores."""
         return scores if not self.length_penalty else scores / length**self.length_penalty
 
     def reachable(self, score: float, length: int, depth: int) -> float:
@@ -69,63 +70,79 @@ def generate(
     model: Model,
     prompts: Sequence[Prompt],
     trie: Trie,
+    search: Search | None = None,
     *,
-    beams: int = 20,
-    k: int = 10,
     allowed: Sequence[Bools | None] | None = None,
-    length_penalty: float = 0.0,
-    max_rows: int = 256,
+    prefixes: PrefixCache | None = None,
+    **options: Any,
 ) -> list[list[tuple[int, float]]]:
     """The k best (item index, score) a prompt, best first; equal scores in item order.
 
-    Score: sum of the title tokens' log-probabilities over the full vocabulary, normalised by
-    `length_penalty`. Every item found is in the trie and allowed; `allowed` holds a mask bool [N] or None for
-    each prompt. With as many beams as titles the search is exhaustive; with fewer it may find fewer than k
-    items. Items that share a title all appear. Raises EmptyLegalSet where a mask allows nothing.
+    search, or its fields as `options` (beams=, k=, length_penalty=, max_rows=): how wide to search. Score: sum of
+    the title tokens' log-probabilities over the full vocabulary, normalised by `length_penalty`. Every item found
+    is in the trie and allowed; `allowed` holds a mask bool [N] or None for each prompt. Where no more than `beams`
+    items are allowed, all of them are scored in one pack, exactly; with fewer beams fewer than k items may be
+    found. Items that share a title all appear. prefixes: see `PrefixCache`. Raises EmptyLegalSet where a mask
+    allows nothing.
     """
-    search = Search(beams, k, length_penalty, max_rows)
+    search = search or Search(**options)
     if allowed is not None and len(allowed) != len(prompts):
         raise RequestError(f"expected {len(prompts)} filter masks, one a prompt, got {len(allowed)}")
-    views: list[View] = []
-    for number in range(len(prompts)):
+    views = []
+    for number, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise RequestError(f"prompt {number}: expected at least one token, got an empty prompt")
         try:
             views.append(trie.restrict(None if allowed is None else allowed[number]))
         except EmptyLegalSet as error:
             raise EmptyLegalSet(f"prompt {number}: {error}") from None
     found: list[list[tuple[int, float]]] = [[] for _ in prompts]
     model.eval()
+    few = [n for n, view in enumerate(views) if len(view) <= search.beams]
+    many = [n for n, view in enumerate(views) if len(view) > search.beams]
+    if few:
+        lists = _exhaustive(model, [prompts[n] for n in few], [views[n] for n in few], search, prefixes)
+        for number, ranked in zip(few, lists, strict=True):
+            found[number] = ranked
+    size = max(1, search.max_rows // search.beams)
     with torch.inference_mode():
-        for group in _groups(prompts, search, len(trie)):
-            lists = _run(model, [prompts[n] for n in group], [views[n] for n in group], search)
+        for start in range(0, len(many), size):
+            group = many[start : start + size]
+            lists = _run(model, [prompts[n] for n in group], [views[n] for n in group], search, prefixes)
             for number, ranked in zip(group, lists, strict=True):
                 found[number] = ranked
     return found
 
 
-def _groups(prompts: Sequence[Prompt], search: Search, items: int) -> Iterator[list[int]]:
-    """Prompts of one length that run together."""
-    same: dict[int, list[int]] = defaultdict(list)
-    for number, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise RequestError(f"prompt {number}: expected at least one token, got an empty prompt")
-        same[len(prompt)].append(number)
-    for length, members in same.items():
-        size = max(1, min(search.max_rows // min(search.beams, items), PREFILL // length))
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
+def _exhaustive(
+    model: Model, prompts: Sequence[Prompt], views: Sequence[View], search: Search, prefixes: PrefixCache | None
+) -> list[list[tuple[int, float]]]:
+    """All allowed titles of each prompt, scored as branches of it."""
+    jobs, names = [], []
+    for prompt, view in zip(prompts, views, strict=True):
+        items, titles = view.titles()
+        names.append(items)
+        jobs.append(Job(prompt, "tokens", tuple(Branch(str(i), t) for i, t in zip(items, titles, strict=True))))
+    out = []
+    for items, output in zip(names, Runner(model, prefixes=prefixes).run(jobs), strict=True):
+        pool = _Pool(search.k)
+        sums = np.array([t.sum(dtype=np.float64) for t in output.tokens])
+        lengths = np.array([len(t) for t in output.tokens])
+        pool.add(items, search.normalised(sums, lengths))
+        out.append(pool.ranked())
+    return out
 
 
 def _run(
-    model: Model, prompts: Sequence[Prompt], views: Sequence[View], search: Search
+    model: Model, prompts: Sequence[Prompt], views: Sequence[View], search: Search, prefixes: PrefixCache | None
 ) -> list[list[tuple[int, float]]]:
-    """Search behind prompts of one length."""
-    cache = BeamCache()
-    hidden = cache.prefill(model, prompts)
+    """Beam search behind several prompts at once."""
+    forest = Forest(model, prompts, prefixes)
+    hidden = forest.prefill(prompts)
     users = len(prompts)
     pools = [_Pool(search.k) for _ in prompts]
     live = _Beams(np.arange(users), np.zeros(users, dtype=np.int64), np.zeros(users))
-    depth = views[0].trie.depth
-    for length in range(1, depth + 1):
+    for length in range(1, views[0].trie.depth + 1):
         bounds = np.searchsorted(live.user, np.arange(users + 1))
         parts = [v.legal(live.node[bounds[u] : bounds[u + 1]]) for u, v in enumerate(views)]
         rows = np.concatenate([p[0] + bounds[u] for u, p in enumerate(parts)])
@@ -142,8 +159,8 @@ def _run(
         if not len(pick):
             break
         parents = rows[pick]
+        hidden = forest.step(tokens[pick], parents - bounds[live.user[parents]], live.user[parents], search.max_rows)
         live = _Beams(live.user[parents], nodes[pick], scores[pick])
-        hidden = cache.step(model, tokens[pick], parents, live.user, search.max_rows)
     return [pool.ranked() for pool in pools]
 
 

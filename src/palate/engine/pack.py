@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
+from palate.engine.tree import Sorted, Tree
 from palate.errors import BudgetError, RequestError
+from palate.model import Block
 from palate.schema import Branch, Ints, Pack, Prompt, Segment, Slot
 
 Read = Literal["tokens", "labels", "query"]
@@ -28,19 +30,48 @@ class Job:
     branches: tuple[Branch, ...] = ()
     labels: tuple[int, ...] = ()
 
+    @property
+    def query_at(self) -> int:
+        """The prompt position a matching query is read at."""
+        return self.prompt.item_ends[-1] if self.prompt.item_ends else self.prompt.start
 
-@dataclass(slots=True)
+    @property
+    def needed(self) -> int:
+        """Prompt positions before this one may come from memory: no hidden state of theirs is read."""
+        return self.whole(min(self.query_at if self.read == "query" else len(self.prompt) - 1, len(self.prompt) - 1))
+
+    def whole(self, place: int) -> int:
+        """The last place up to `place` that cuts no soft-token slot in two."""
+        for slot in self.prompt.slots:
+            if slot.start < place < slot.start + slot.length:
+                return slot.start
+        return place
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """The part of one job that lies in one pack.
+    """The part of one job that lies in one pack: rows `start ..`, the first `prefix` of them the prompt's.
 
-    paths: for each branch in `first .. first + len(paths)`, pack positions of its tokens (input tokens only).
+    number: of the job; part: 0 where the prompt is run, later parts stand behind what part 0 left in memory;
+    last: no part follows. memory: prompt positions that are not run here; blocks: where part 0 finds them.
+    branches: numbers of the branches that end here; paths: pack positions of each one's input tokens.
     """
 
-    job: int
-    first: int
+    number: int
+    job: Job
     start: int
     prefix: int
-    paths: list[Ints] = field(default_factory=list)
+    memory: int = 0
+    part: int = 0
+    last: bool = True
+    blocks: Sequence[Block] = ()
+    branches: Sequence[int] = ()
+    paths: Sequence[Ints] = ()
+
+    @property
+    def end(self) -> int:
+        """Pack position of the prompt's last token."""
+        return self.start + self.prefix - 1
 
 
 @dataclass(slots=True)
@@ -51,136 +82,102 @@ class Packed:
     pieces: list[Piece]
 
 
-@dataclass(slots=True)
-class Tree:
-    """Branches of one prompt merged by shared token prefixes; nodes are in parent-before-child order.
-
-    tokens, parents (-1: the prompt's end), depths: int64 [nodes]; paths: node numbers of each branch.
-    """
-
-    tokens: Ints
-    parents: Ints
-    depths: Ints
-    slots: tuple[Slot, ...]
-    paths: list[Ints]
-
-    def ancestors(self) -> np.ndarray:
-        """bool [nodes, nodes]: row attends to column."""
-        n = len(self.tokens)
-        seen = np.eye(n, dtype=bool)
-        for node, parent in enumerate(self.parents.tolist()):
-            if parent >= 0:
-                seen[node] |= seen[parent]
-        return seen
-
-
-def merge(branches: Sequence[Branch], drop_last: bool) -> Tree:
-    """Merge branches into a token trie. `drop_last` leaves out each last token, whose own hidden state nobody reads.
-
-    A soft-token position merges only with the same item's soft token of the same kind and place.
-    """
-    nodes: dict[tuple[int, object], int] = {}
-    tokens: list[int] = []
-    parents: list[int] = []
-    depths: list[int] = []
-    slots: list[Slot] = []
-    paths = []
-    for branch in branches:
-        soft = {s.start + i: (s, i) for s in branch.slots for i in range(s.length)}
-        at, path = -1, []
-        length = len(branch) - 1 if drop_last else len(branch)
-        for place in range(length):
-            token = int(branch.token_ids[place])
-            slot = soft.get(place)
-            key = (at, token if slot is None else (slot[0].modality, slot[0].item_id, slot[1]))
-            node = nodes.get(key)
-            if node is None:
-                node = nodes[key] = len(tokens)
-                tokens.append(token)
-                parents.append(at)
-                depths.append(place)
-                if slot is not None and slot[1] == 0:
-                    # a slot's positions follow each other: nothing else can branch off inside it
-                    slots.append(Slot(node, slot[0].length, slot[0].modality, slot[0].item_id))
-            at = node
-            path.append(node)
-        paths.append(np.array(path, dtype=np.int64))
-    a, b, c = (np.array(x, dtype=np.int64) for x in (tokens, parents, depths))
-    return Tree(a, b, c, slots=tuple(slots), paths=paths)
-
-
 def concat(prompts: Sequence[Prompt]) -> Pack:
     """Prompts side by side, each one causal segment with positions from 0."""
-    return _assemble([(p, None) for p in prompts])
-
-
-def _assemble(parts: Sequence[tuple[Prompt, Tree | None]]) -> Pack:
-    tokens, positions, slots, segments, start = [], [], [], [], 0
-    for prompt, tree in parts:
-        size = len(prompt)
-        tokens.append(prompt.token_ids)
-        positions.append(np.arange(size, dtype=np.int64))
-        slots += [s.shifted(start) for s in prompt.slots]
-        nodes = 0 if tree is None else len(tree.tokens)
-        if tree is not None and nodes:
-            tokens.append(tree.tokens)
-            positions.append(size + tree.depths)
-            slots += [s.shifted(start + size) for s in tree.slots]
-        segments.append(Segment(start, size, nodes, tree.ancestors() if tree is not None and nodes else None))
-        start += size + nodes
-    if not parts:
+    if not prompts:
         raise RequestError("expected at least one prompt to pack, got none")
-    return Pack(np.concatenate(tokens), np.concatenate(positions), tuple(slots), tuple(segments))
+    sheet = _Sheet()
+    for prompt in prompts:
+        sheet.add(prompt, 0, None)
+    return sheet.pack()
 
 
-def pack(jobs: Sequence[Job], max_tokens: int) -> Iterator[Packed]:
-    """Lay jobs into packs of at most `max_tokens` positions.
+def pack(
+    jobs: Iterable[Job], max_tokens: int, recall: Callable[[Job], Sequence[Block]] | None = None
+) -> Iterator[Packed]:
+    """Lay jobs into packs of at most `max_tokens` positions, in their order.
 
-    A job whose branches do not fit behind one copy of its prompt is cut into several pieces, each with the
-    prompt again. A single prompt with a single branch longer than the budget raises BudgetError.
+    recall: the blocks of a job's prompt that are in memory already. A job whose branches do not fit behind its
+    prompt is cut into parts along shared beginnings; the parts after the first run the prompt's last token alone.
+    A prompt with a single branch longer than the budget raises BudgetError.
     """
-    parts: list[tuple[Prompt, Tree | None]] = []
-    pieces: list[Piece] = []
-    used = 0
+    sheet, pieces = _Sheet(), list[Piece]()
     for number, job in enumerate(jobs):
-        for first, tree in _pieces(number, job, max_tokens):
-            size = len(job.prompt) + (0 if tree is None else len(tree.tokens))
-            if parts and used + size > max_tokens:
-                yield Packed(_assemble(parts), pieces)
-                parts, pieces, used = [], [], 0
-            base = used + len(job.prompt)
-            paths = [] if tree is None else [path + base for path in tree.paths]
-            pieces.append(Piece(number, first, used, len(job.prompt), paths))
-            parts.append((job.prompt, tree))
-            used += size
-    if parts:
-        yield Packed(_assemble(parts), pieces)
+        if not len(job.prompt):
+            raise RequestError(f"job {number}: expected a prompt of at least one token, got an empty one")
+        blocks = recall(job) if recall is not None else ()
+        for piece, tree in _parts(number, job, blocks, max_tokens):
+            if pieces and sheet.rows + piece.prefix + len(tree or ()) > max_tokens:
+                yield Packed(sheet.pack(), pieces)
+                sheet, pieces = _Sheet(), []
+            pieces.append(_placed(piece, sheet.rows, tree))
+            sheet.add(job.prompt, piece.memory, tree)
+    if pieces:
+        yield Packed(sheet.pack(), pieces)
 
 
-def _pieces(number: int, job: Job, max_tokens: int) -> Iterator[tuple[int, Tree | None]]:
-    """Cut one job's branches into runs whose merged tree fits the budget: (first branch, tree)."""
-    if not len(job.prompt):
-        raise RequestError(f"job {number}: expected a prompt of at least one token, got an empty one")
-    if not job.branches:
-        if len(job.prompt) > max_tokens:
-            raise BudgetError(f"a prompt of {len(job.prompt)} tokens does not fit a pack of {max_tokens}")
-        yield 0, None
-        return
-    drop = job.read == "tokens"
-    room = max_tokens - len(job.prompt)
-    first = 0
-    while first < len(job.branches):
-        stop, total = first, 0
-        while stop < len(job.branches):
-            total += len(job.branches[stop]) - (1 if drop else 0)
-            if total > room and stop > first:
-                break
-            stop += 1
-        tree = merge(job.branches[first:stop], drop)
-        if len(tree.tokens) > room:
+def _parts(number: int, job: Job, blocks: Sequence[Block], max_tokens: int) -> Iterator[tuple[Piece, Tree | None]]:
+    """Cut one job into pieces whose prompt rows and merged branches fit the budget."""
+    size, memory = len(job.prompt), sum(block[0][0].shape[2] for block in blocks)
+    rows = Sorted.of(job.branches, drop_last=job.read == "tokens") if job.branches else None
+    first, part = 0, 0
+    while True:
+        room = max_tokens - (size - memory)
+        stop = 0 if rows is None else rows.fit(first, room)
+        if room < 0 or (rows is not None and stop == first):
+            longest = "" if rows is None else f" with a candidate of {int(rows.lengths[first])}"
             raise BudgetError(
-                f"a prompt of {len(job.prompt)} tokens with a candidate of {len(job.branches[first])} does not "
-                f"fit a pack of {max_tokens} tokens; raise max_tokens or shorten the prompt"
+                f"a prompt of {size} tokens{longest} does not fit a pack of {max_tokens} tokens; "
+                "raise max_tokens or shorten the prompt"
             )
-        yield first, tree
-        first = stop
+        tree = None if rows is None else rows.tree(first, stop)
+        names = [] if rows is None else rows.order[first:stop].tolist()
+        last = stop == len(job.branches)
+        yield (
+            Piece(number, job, 0, size - memory, memory, part, last, blocks if part == 0 else (), names),
+            tree if tree is not None and len(tree) else None,
+        )
+        if last:
+            return
+        first, part, memory = stop, part + 1, job.needed
+
+
+def _placed(piece: Piece, start: int, tree: Tree | None) -> Piece:
+    base = start + piece.prefix
+    empty = np.empty(0, dtype=np.int64)
+    paths = [path + base for path in tree.paths] if tree is not None else [empty] * len(piece.branches)
+    return Piece(
+        piece.number, piece.job, start, piece.prefix, piece.memory, piece.part, piece.last, piece.blocks,
+        piece.branches, paths,
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Sheet:
+    """A pack in the making."""
+
+    rows: int = 0
+    tokens: list[Ints] = field(default_factory=list)
+    positions: list[Ints] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+
+    def add(self, prompt: Prompt, memory: int, tree: Tree | None) -> None:
+        """Append a prompt's positions from `memory` on, and the branches behind it."""
+        size = len(prompt)
+        self.tokens.append(prompt.token_ids[memory:])
+        self.positions.append(np.arange(memory, size, dtype=np.int64))
+        start = self.rows - memory
+        self.slots += [s.shifted(start) for s in prompt.slots if s.start >= memory]
+        if tree is not None:
+            self.tokens.append(tree.tokens)
+            self.positions.append(size + tree.depths)
+            self.slots += [s.shifted(start + size) for s in tree.slots]
+        nodes, ends = (len(tree), tree.ends) if tree is not None else (0, None)
+        self.segments.append(Segment(self.rows, size - memory, nodes, ends, memory))
+        self.rows += size - memory + nodes
+
+    def pack(self) -> Pack:
+        return Pack(
+            np.concatenate(self.tokens), np.concatenate(self.positions), tuple(self.slots), tuple(self.segments)
+        )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from palate.engine.ahead import ahead
+from palate.engine.budget import Budget, out_of_memory
 from palate.engine.pack import Job, Packed, Piece, pack
-from palate.errors import PalateError
-from palate.model import Model
-from palate.schema import Floats
+from palate.engine.prefix import PrefixCache
+from palate.errors import PalateError, PalateWarning
+from palate.model import Memory, Model
+from palate.schema import Floats, Ints
 
-ROWS = 1024
+ROWS = 128
 """Rows of logits computed at once: R x V stays small whatever the pack."""
 
 
@@ -30,115 +35,191 @@ class Output:
     labels: Floats = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
     query: Floats = field(default_factory=lambda: np.empty(0, dtype=np.float32))
 
+    @classmethod
+    def of(cls, job: Job) -> Output:
+        """Empty places for what the job reads."""
+        if job.read == "tokens":
+            return cls(tokens=[np.empty(0, dtype=np.float32)] * len(job.branches))
+        if job.read == "labels":
+            return cls(labels=np.empty((max(1, len(job.branches)), len(job.labels)), dtype=np.float32))
+        return cls()
+
 
 class Runner:
     """Runs jobs through a model in packs of at most `max_tokens` positions.
 
-    A result depends on the job alone: not on its neighbours, their order or the budget, up to the rounding
-    of the base's dtype.
+    A result depends on the job alone: not on its neighbours, their order, the budget or what is in memory, up to
+    the rounding of the base's dtype. max_tokens: None takes what the device's memory allows, and where that runs
+    out all the same, the budget is halved with a warning and the work goes on. prefixes: keys and values kept
+    across calls; None keeps none.
     """
 
-    def __init__(self, model: Model, max_tokens: int = 4096) -> None:
+    def __init__(self, model: Model, max_tokens: int | None = None, prefixes: PrefixCache | None = None) -> None:
         self.model = model
-        self.max_tokens = max_tokens
+        self.budget = Budget.of(model, max_tokens)
+        self.prefixes = prefixes
         self.tokens_seen = 0
 
+    @property
+    def max_tokens(self) -> int:
+        return self.budget.tokens
+
     @torch.inference_mode()
-    def run(self, jobs: Sequence[Job]) -> list[Output]:
-        """Outputs in the order of the jobs. The model is put into eval mode."""
+    def run(self, jobs: Iterable[Job]) -> list[Output]:
+        """Outputs in the order of the jobs, which are taken as they come: the next pack is prepared while one runs.
+
+        The model is put into eval mode.
+        """
         self.model.eval()
-        outputs = [Output() for _ in jobs]
-        for job, output in zip(jobs, outputs, strict=True):
-            if job.read == "tokens":
-                output.tokens = [np.empty(0, dtype=np.float32)] * len(job.branches)
-            elif job.read == "labels":
-                output.labels = np.empty((max(1, len(job.branches)), len(job.labels)), dtype=np.float32)
-        for packed in pack(jobs, self.max_tokens):
-            hidden = self.model(packed.pack)
-            self.tokens_seen += len(packed.pack)
-            self._tokens(hidden, packed, jobs, outputs)
-            self._labels(hidden, packed, jobs, outputs)
-            self._queries(hidden, packed, jobs, outputs)
+        source, taken, outputs = iter(jobs), list[Job](), list[Output]()
+
+        def remembered() -> Iterator[Job]:
+            for job in source:
+                taken.append(job)
+                outputs.append(Output.of(job))
+                yield job
+
+        start: int | None = 0
+        while start is not None:
+            # where memory ran out, what is not finished runs again in smaller packs, then the rest of the source
+            start = self._sweep(chain(taken[start:], remembered()), outputs, start)
         return outputs
 
-    def _tokens(self, hidden: Tensor, packed: Packed, jobs: Sequence[Job], outputs: list[Output]) -> None:
-        """Log-probability of each branch token, read at the position before it."""
-        rows: list[np.ndarray] = []
-        targets: list[np.ndarray] = []
-        homes: list[tuple[int, int, int]] = []
-        for piece in packed.pieces:
-            job = jobs[piece.job]
-            if job.read != "tokens":
-                continue
-            for offset, path in enumerate(piece.paths):
-                branch = job.branches[piece.first + offset]
-                before = np.concatenate([[piece.start + piece.prefix - 1], path])
+    def _sweep(self, jobs: Iterable[Job], outputs: list[Output], offset: int = 0) -> int | None:
+        """Run jobs (numbered from `offset`) until done (None) or memory runs out (the first unfinished job)."""
+        held: dict[int, Memory] = {}
+        recall = None if self.prefixes is None else self.prefixes.recaller(self.model)
+        with ahead(pack(jobs, self.max_tokens, recall), self.model.device.type == "cuda") as packs:
+            for packed in packs:
+                try:
+                    self._forward(packed, held, outputs, offset)
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    smaller = self.budget.halved(error)
+                else:
+                    continue
+                warnings.warn(
+                    f"out of memory in a pack of {len(packed.pack)} tokens; going on with packs of at most "
+                    f"{smaller.tokens} (scores stay the same)", PalateWarning, stacklevel=3,
+                )  # fmt: skip
+                self.budget = smaller
+                return offset + packed.pieces[0].number
+        return None
+
+    def _forward(self, packed: Packed, held: dict[int, Memory], outputs: list[Output], offset: int) -> None:
+        memory = [self._memory(piece, held) for piece in packed.pieces]
+        hidden = self.model(packed.pack, memory)
+        self.tokens_seen += len(packed.pack)
+        for piece, kept in zip(packed.pieces, memory, strict=True):
+            if kept is not None and piece.part == 0:
+                kept.keep(piece.prefix)
+                if self.prefixes is not None:
+                    self.prefixes.store(self.model, piece.job.prompt, kept)
+                kept.length = piece.job.needed
+            if piece.last:
+                held.pop(piece.number, None)
+        _tokens(self.model, hidden, packed.pieces, outputs, offset)
+        _labels(self.model, hidden, packed.pieces, outputs, offset)
+        _queries(self.model, hidden, packed.pieces, outputs, offset)
+
+    def _memory(self, piece: Piece, held: dict[int, Memory]) -> Memory | None:
+        """What the piece's rows stand behind: its own prompt's earlier positions, or nothing."""
+        if piece.part > 0:
+            return held[piece.number]
+        rows = piece.prefix + len(set().union(*(path.tolist() for path in piece.paths)))
+        if piece.blocks:
+            memory = Memory.of(piece.blocks, rows)
+        elif self.prefixes is not None or not piece.last:
+            memory = Memory(rows)
+        else:
+            return None
+        if not piece.last:
+            held[piece.number] = memory
+        return memory
+
+
+def _tokens(model: Model, hidden: Tensor, pieces: Sequence[Piece], outputs: list[Output], offset: int) -> None:
+    """Log-probability of each branch token, read at the position before it."""
+    rows: list[Ints] = []
+    targets: list[Ints] = []
+    homes: list[tuple[int, int, int]] = []
+    for piece in pieces:
+        if piece.job.read != "tokens":
+            continue
+        for number, path in zip(piece.branches, piece.paths, strict=True):
+            branch = piece.job.branches[number]
+            before, ids = np.concatenate([[piece.end], path]), branch.token_ids
+            if branch.slots:
                 text = np.ones(len(branch), dtype=bool)
                 for slot in branch.slots:
                     text[slot.start : slot.start + slot.length] = False
-                rows.append(before[text])
-                targets.append(branch.token_ids[text])
-                homes.append((piece.job, piece.first + offset, int(text.sum())))
-        if not homes:
-            return
-        values = self._logprobs(hidden, np.concatenate(rows), np.concatenate(targets))
-        at = 0
-        for job_number, branch_number, count in homes:
-            outputs[job_number].tokens[branch_number] = values[at : at + count]
-            at += count
+                before, ids = before[text[: len(before)]], ids[text]
+            rows.append(before)
+            targets.append(ids)
+            homes.append((piece.number + offset, number, len(ids)))
+    if not homes:
+        return
+    values = _logprobs(model, hidden, np.concatenate(rows), np.concatenate(targets))
+    at = 0
+    for job, number, count in homes:
+        outputs[job].tokens[number] = values[at : at + count]
+        at += count
 
-    def _logprobs(self, hidden: Tensor, rows: np.ndarray, targets: np.ndarray) -> Floats:
-        """log p(target | row) for pairs; each distinct row's logits are computed once, in chunks."""
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        order = np.argsort(inverse, kind="stable")
-        out = np.empty(len(rows), dtype=np.float32)
-        bounds = np.searchsorted(inverse[order], np.arange(0, len(distinct) + ROWS, ROWS))
-        for chunk, start in enumerate(range(0, len(distinct), ROWS)):
-            picks = order[bounds[chunk] : bounds[chunk + 1]]
-            logits = self.model.logits(hidden[torch.from_numpy(distinct[start : start + ROWS]).to(hidden.device)])
-            norm = logits.logsumexp(-1)
-            at = torch.from_numpy(inverse[picks] - start).to(hidden.device)
-            to = torch.from_numpy(targets[picks]).to(hidden.device)
-            out[picks] = (logits[at, to] - norm[at]).cpu().numpy()
-        return _finite(out)
 
-    def _labels(self, hidden: Tensor, packed: Packed, jobs: Sequence[Job], outputs: list[Output]) -> None:
-        homes: list[tuple[int, int]] = []
-        rows: list[int] = []
-        for piece in packed.pieces:
-            if jobs[piece.job].read != "labels":
-                continue
-            for branch, row in _ends(piece):
-                homes.append((piece.job, branch))
+def _logprobs(model: Model, hidden: Tensor, rows: Ints, targets: Ints) -> Floats:
+    """log p(target | row) for pairs; each distinct row's logits are computed once, in chunks."""
+    distinct, inverse = np.unique(rows, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    bounds = np.searchsorted(inverse[order], np.arange(0, len(distinct) + ROWS, ROWS))
+    places, at, to = (torch.from_numpy(x).to(hidden.device) for x in (distinct, inverse[order], targets[order]))
+    chunks = []
+    for chunk, start in enumerate(range(0, len(distinct), ROWS)):
+        logits = model.logits(hidden[places[start : start + ROWS]])
+        picks = slice(bounds[chunk], bounds[chunk + 1])
+        row = at[picks] - start
+        logits -= logits.amax(-1, keepdim=True)
+        target = logits[row, to[picks]]
+        # in place: a second table of R x V numbers would cost more than the arithmetic
+        chunks.append(target - logits.exp_().sum(-1).log_()[row])
+    out = np.empty(len(rows), dtype=np.float32)
+    out[order] = torch.cat(chunks).cpu().numpy()
+    return _finite(out)
+
+
+def _labels(model: Model, hidden: Tensor, pieces: Sequence[Piece], outputs: list[Output], offset: int) -> None:
+    homes: list[tuple[int, int, tuple[int, ...]]] = []
+    rows: list[int] = []
+    for piece in pieces:
+        if piece.job.read == "labels":
+            for number, row in _ends(piece):
+                homes.append((piece.number + offset, number, piece.job.labels))
                 rows.append(row)
-        for start in range(0, len(rows), ROWS):
-            part = torch.tensor(rows[start : start + ROWS], device=hidden.device)
-            asked = [jobs[job].labels for job, _ in homes[start : start + ROWS]]
-            tokens, column = np.unique(np.concatenate(asked), return_inverse=True)
-            logits = self.model.logits(hidden[part], torch.from_numpy(tokens).to(hidden.device)).cpu().numpy()
-            at = 0
-            for n, (job, branch) in enumerate(homes[start : start + ROWS]):
-                outputs[job].labels[branch] = _finite(logits[n, column[at : at + len(asked[n])]])
-                at += len(asked[n])
+    for start in range(0, len(rows), ROWS):
+        part = torch.tensor(rows[start : start + ROWS], device=hidden.device)
+        asked = homes[start : start + ROWS]
+        tokens, column = np.unique(np.concatenate([labels for _, _, labels in asked]), return_inverse=True)
+        logits = model.logits(hidden[part], torch.from_numpy(tokens).to(hidden.device)).cpu().numpy()
+        at = 0
+        for n, (job, number, labels) in enumerate(asked):
+            outputs[job].labels[number] = _finite(logits[n, column[at : at + len(labels)]])
+            at += len(labels)
 
-    def _queries(self, hidden: Tensor, packed: Packed, jobs: Sequence[Job], outputs: list[Output]) -> None:
-        homes, rows = [], []
-        for piece in packed.pieces:
-            prompt = jobs[piece.job].prompt
-            if jobs[piece.job].read == "query":
-                homes.append(piece.job)
-                rows.append(piece.start + (prompt.item_ends[-1] if prompt.item_ends else prompt.start))
-        if homes:
-            queries = self.model.queries(hidden[torch.tensor(rows, device=hidden.device)]).cpu().numpy()
-            for job, query in zip(homes, queries, strict=True):
-                outputs[job].query = _finite(query)
+
+def _queries(model: Model, hidden: Tensor, pieces: Sequence[Piece], outputs: list[Output], offset: int) -> None:
+    asked = [p for p in pieces if p.job.read == "query"]
+    if asked:
+        rows = [p.start + p.job.query_at - p.memory for p in asked]
+        queries = model.queries(hidden[torch.tensor(rows, device=hidden.device)]).cpu().numpy()
+        for piece, query in zip(asked, queries, strict=True):
+            outputs[piece.number + offset].query = _finite(query)
 
 
 def _ends(piece: Piece) -> list[tuple[int, int]]:
     """(branch number, last position) of each branch; the prompt's own end where there are no branches."""
-    if not piece.paths:
-        return [(0, piece.start + piece.prefix - 1)]
-    return [(piece.first + n, int(path[-1])) for n, path in enumerate(piece.paths)]
+    if not piece.job.branches:
+        return [(0, piece.end)]
+    return [(n, int(path[-1])) for n, path in zip(piece.branches, piece.paths, strict=True)]
 
 
 def _finite(values: Floats) -> Floats:

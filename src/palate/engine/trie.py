@@ -125,6 +125,33 @@ class View:
     mask: Bools | None
     before: Index | None
 
+    def __len__(self) -> int:
+        """How many items are allowed."""
+        return len(self.trie) if self.before is None else int(self.before[-1])
+
+    def titles(self) -> tuple[Ints, list[Ints]]:
+        """All allowed items, in the trie's order, and the tokens of each."""
+        trie = self.trie
+        places = np.arange(len(trie)) if self.mask is None else np.flatnonzero(self.mask[trie.order])
+        nodes, found = np.zeros(len(places), dtype=np.int64), list[Ints]()
+        alive, start, stop = np.arange(len(places)), 0, 1
+        lengths = np.zeros(len(places), dtype=np.int64)
+        while True:
+            # a place is below the last node of its level that starts at or before it, if that node reaches so far
+            start, stop = int(trie.first[start]), int(trie.first[stop])
+            inside = places[alive] >= trie.ends(nodes)
+            alive, nodes = alive[inside], nodes[inside]
+            if not len(alive):
+                break
+            nodes = start + np.searchsorted(trie.low[start:stop], places[alive], side="right") - 1
+            column = np.zeros(len(places), dtype=np.int64)
+            column[alive] = trie.tokens[nodes]
+            found.append(column)
+            lengths[alive] += 1
+        table = np.stack(found, axis=1)
+        items: Ints = trie.order[places].astype(np.int64)
+        return items, [row[:length] for row, length in zip(table, lengths.tolist(), strict=True)]
+
     def legal(self, nodes: Ints) -> tuple[Ints, Ints, Ints]:
         """What may follow each node: (row into `nodes`, token, child node), each int64 [L], rows rising."""
         trie = self.trie

@@ -1,21 +1,23 @@
-"""Attention over a pack: many requests in one row, each a causal prefix with a tree of branches behind it.
+"""Attention over a pack: many requests in one row, each a causal prefix with a token trie behind it.
 
 Registered with transformers' attention interface under NAME, so that every architecture that goes through the
-interface reads packs without changes. No mask over the whole pack is ever built: each segment attends by itself,
-its prefix causally and its branch tokens to the prefix and their own ancestors.
+interface reads packs without changes. No mask over the whole pack is ever built. On a CPU each segment attends by
+itself, its trie in groups of whole subtrees; on CUDA one FlexAttention call reads the same geometry.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palate.schema import Segment
+from palate.errors import ConfigError, PalateError, PalateWarning
+from palate.model import flex
+from palate.model.layout import Layout, Part, added, within
 
 NAME = "palate_packed"
 
@@ -36,21 +38,87 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: tuple[Segment, ...] | None = None,
+    layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer: query [B, heads, T, d], key and value [B, kv_heads, S, d] -> [B, T, heads, d].
+    """Attention of one layer: query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d].
 
-    With `segments` the row is a pack (B is 1, S is T). Without them it is an ordinary causal call, where the
-    queries are the last T of S positions (decoding over a key-value cache).
+    With a `layout` the row is a pack. Without one it is an ordinary causal call of any batch size, where the
+    queries are the last T of S positions.
     """
     rule = _Rule(scaling, kwargs.get("softcap"), kwargs.get("sliding_window"))
-    if segments is None:
-        return _decode(query, key, value, rule).transpose(1, 2), None
-    if query.requires_grad and not any(s.branch for s in segments) and query.device.type == "cpu":
-        return _batched(query, key, value, tuple(s.prefix for s in segments), rule).transpose(1, 2), None
-    out = [_segment(query, key, value, s, rule) for s in segments]
-    return torch.cat(out, dim=2).transpose(1, 2), None
+    if layout is None:
+        return rule.causal(query, key, value).transpose(1, 2), None
+    if attention_mask is not None or kwargs.get("s_aux") is not None:
+        raise ConfigError("this base's attention has sinks or a mask of its own; packs ignore those, use another base")
+    layout.read += 1
+    if query.requires_grad and layout.chains and query.device.type == "cpu":
+        return _batched(query, key, value, layout, rule).transpose(1, 2), None
+    layer: int = module.layer_idx  # type: ignore[assignment]  # every attention of transformers carries its number
+    seen = [
+        (key[:, :, rows], value[:, :, rows])
+        if memory is None
+        else memory.extend(layer, key[:, :, rows], value[:, :, rows])
+        for rows, memory in zip((slice(s.start, s.stop) for s in layout.segments), layout.memory, strict=True)
+    ]
+    if layout.blockwise and _kernel.works:
+        try:
+            return _blockwise(query, key, value, seen, layout, rule).transpose(1, 2), None
+        except Exception as error:
+            if isinstance(error, (torch.OutOfMemoryError, PalateError)):
+                raise
+            _kernel.give_up(error)
+    out = []
+    for number, (k, v) in enumerate(seen):
+        for part in layout.parts(number):
+            out.append(_attend(query[:, :, part.rows], k, v, part, layout, rule).transpose(1, 2))
+    joined = torch.cat(out, dim=1)
+    spare = query.shape[2] - joined.shape[1]
+    return (F.pad(joined, (0, 0, 0, 0, 0, spare)) if spare else joined), None
+
+
+class _Kernel:
+    """Whether FlexAttention can be compiled here; it needs Triton and a compiler, which not every machine has."""
+
+    works = True
+
+    def give_up(self, error: Exception) -> None:
+        """Say once that the slower way is taken from now on."""
+        self.works = False
+        first = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"FlexAttention does not run here ({type(error).__name__}: {first}); packs attend segment by segment, "
+            "which gives the same scores more slowly",
+            PalateWarning,
+            stacklevel=2,
+        )
+
+
+_kernel = _Kernel()
+
+
+def _blockwise(
+    query: Tensor, key: Tensor, value: Tensor, seen: Sequence[tuple[Tensor, Tensor]], layout: Layout, rule: _Rule
+) -> Tensor:
+    """The whole pack in one FlexAttention call: its keys are all memories one after the other, then its own rows."""
+    mask, read = layout.block_mask(rule.window, query)
+    if len(read):
+        at = torch.from_numpy(read).to(query.device)
+        kept = [(k[:, :, : s.memory], v[:, :, : s.memory]) for (k, v), s in zip(seen, layout.segments, strict=True)]
+        keys, values = (torch.cat(x, dim=2)[:, :, at] for x in zip(*kept, strict=True))
+        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+    return flex.attend(query, key, value, mask, rule.scaling, rule.softcap)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, part: Part, layout: Layout, rule: _Rule) -> Tensor:
+    """One run of rows over the keys it can see: those before `part.common`, and its own group behind them."""
+    if part.own.start == part.common:
+        k, v = k[:, :, : part.own.stop], v[:, :, : part.own.stop]
+    else:
+        k, v = (torch.cat([x[:, :, : part.common], x[:, :, part.own]], dim=2) for x in (k, v))
+    if part.chain and not rule.windowed(k.shape[2]) and q.shape[2] in (1, k.shape[2]):
+        return rule.attend(q, k, v, None, causal=q.shape[2] > 1)
+    return rule.attend(q, k, v, layout.mask(part, rule.window, q))
 
 
 class _Rule:
@@ -62,12 +130,14 @@ class _Rule:
         self.scaling, self.softcap, self.window = scaling, softcap, window
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+        """Scaled dot-product attention; `mask` is added to the logits."""
         if self.softcap is None:
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=causal, scale=self.scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         if causal:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+            at = torch.arange(k.shape[2], device=q.device)
+            mask = added(within(at, at, None), q.dtype)
         return self.written_out(q, k, v, mask)
 
     def written_out(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -78,93 +148,34 @@ class _Rule:
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         if mask is not None:
-            logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+            logits = logits + mask
         return torch.matmul(logits.float().softmax(-1).to(v.dtype), v)
+
+    def causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries that are the last positions of an ordinary row."""
+        new, total = q.shape[2], k.shape[2]
+        if not self.windowed(total) and new in (1, total):
+            return self.attend(q, k, v, None, causal=new > 1)
+        at = torch.arange(total, device=q.device)
+        return self.attend(q, k, v, added(within(at[total - new :], at, self.window), q.dtype))
 
     def windowed(self, length: int) -> bool:
         return self.window is not None and length > self.window
 
 
-def _within(rows: Tensor, columns: Tensor, window: int | None) -> Tensor:
-    """bool [rows, columns]: the column's position is not after the row's, and inside the window."""
-    apart = rows[:, None] - columns[None, :]
-    seen = apart >= 0
-    return seen if window is None else seen & (apart < window)
-
-
-def _decode(q: Tensor, k: Tensor, v: Tensor, rule: _Rule) -> Tensor:
-    new, total = q.shape[2], k.shape[2]
-    if new == 1 and not rule.windowed(total):
-        return rule.attend(q, k, v, None)
-    if new == total and not rule.windowed(total):
-        return rule.attend(q, k, v, None, causal=True)
-    at = torch.arange(total, device=q.device)
-    return rule.attend(q, k, v, _within(at[total - new :], at, rule.window))
-
-
-@lru_cache(maxsize=16)
-def _grid(lengths: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
-    """Group segments of like length: row indices [n, L] into the pack a group, and the way back [T].
-
-    Padding repeats row 0; a causal mask keeps it out of every real row.
-    """
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    order = sorted(range(len(lengths)), key=lambda s: lengths[s])
-    groups: list[list[int]] = []
-    for s in order:
-        if groups and lengths[s] <= 1.25 * lengths[groups[-1][0]] + 8:
-            groups[-1].append(s)
-        else:
-            groups.append([s])
-    back = np.empty(starts[-1], dtype=np.int64)
-    grids, base = [], 0
-    for group in groups:
-        longest = max(lengths[s] for s in group)
-        grid = np.zeros((len(group), longest), dtype=np.int64)
-        for row, s in enumerate(group):
-            span = np.arange(lengths[s])
-            grid[row, : lengths[s]] = starts[s] + span
-            back[starts[s] : starts[s] + lengths[s]] = base + row * longest + span
-        grids.append(torch.from_numpy(grid))
-        base += grid.size
-    return grids, torch.from_numpy(back)
-
-
-def _batched(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], rule: _Rule) -> Tensor:
+def _batched(q: Tensor, k: Tensor, v: Tensor, layout: Layout, rule: _Rule) -> Tensor:
     """Training on a CPU: segments padded into few batches, attention written out.
 
     Measured on two cores, 40 segments of 40 tokens: 8 ms forward and backward, against 60 ms for one
     scaled_dot_product_attention a segment, whose CPU backward is slow on short rows.
     """
-    grids, back = _grid(lengths)
+    grids, back = layout.grid()
     out = []
     for grid in grids:
         at = torch.arange(grid.shape[1])
-        mask = _within(at, at, rule.window)
+        mask = added(within(at, at, rule.window), q.dtype)
         gq, gk, gv = (
             x[0].index_select(1, grid.flatten()).view(x.shape[1], *grid.shape, -1).transpose(0, 1) for x in (q, k, v)
         )
         out.append(rule.written_out(gq, gk, gv, mask).transpose(0, 1).flatten(1, 2))
     return torch.cat(out, dim=1).index_select(1, back)[None]
-
-
-def _segment(q: Tensor, k: Tensor, v: Tensor, s: Segment, rule: _Rule) -> Tensor:
-    middle, stop = s.start + s.prefix, s.stop
-    parts = []
-    at = torch.arange(s.prefix, device=q.device)
-    if s.prefix:
-        pq, pk, pv = (x[:, :, s.start : middle] for x in (q, k, v))
-        if rule.windowed(s.prefix):
-            parts.append(rule.attend(pq, pk, pv, _within(at, at, rule.window)))
-        else:
-            parts.append(rule.attend(pq, pk, pv, None, causal=True))
-    if s.branch:
-        assert s.ancestors is not None
-        tree = torch.from_numpy(s.ancestors).to(q.device)
-        depth = s.prefix + tree.sum(1) - 1
-        mask = torch.cat([_within(depth, at, rule.window), tree], dim=1)
-        if rule.windowed(int(depth.max()) + 1):
-            mask[:, s.prefix :] &= _within(depth, depth, rule.window)
-        rows = slice(s.start, stop)
-        parts.append(rule.attend(q[:, :, middle:stop], k[:, :, rows], v[:, :, rows], mask))
-    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,16 @@ import numpy as np
 import torch
 
 from palate.config import ModelConfig
-from palate.errors import BundleError
+from palate.errors import BundleError, PalateWarning
 from palate.model.card import card
-from palate.model.load import load_base, pick_device, quiet
+from palate.model.depth import depth_of
+from palate.model.hardware import inference_dtype, pick_device
+from palate.model.load import load_base, quiet
+from palate.model.merge import Merge, merge_lora, wants_merge
 from palate.model.model import Model, make_soft
-from palate.schema import Features, Quantization
+from palate.model.quantize import TORCHAO, quantize
+from palate.model.soft import SoftTokens
+from palate.schema import Dtype, Features, Quantization
 
 FORMAT = 1
 FILES = ("adapter_config.json", "adapter_model.safetensors", "projectors.safetensors", "palate.json")
@@ -48,6 +54,8 @@ def save(folder: str | Path, model: Model, meta: Mapping[str, Any]) -> Path:
     """
     from safetensors.torch import save_file
 
+    if model.merged:
+        raise BundleError(f"cannot save {folder}: this model's LoRA is merged into its base; load it with merge=False")
     if model.soft is None or not hasattr(model.lm, "peft_config"):
         raise BundleError("only a model with LoRA and projectors can be saved as a bundle; this is an untuned base")
     folder = Path(folder)
@@ -107,9 +115,9 @@ def _save_lora(folder: Path, model: Model) -> None:
 
     state = {
         n: t.to("cpu", torch.bfloat16)
-        for n, t in get_peft_model_state_dict(model.lm, save_embedding_layers=False).items()
+        for n, t in get_peft_model_state_dict(model.lm, adapter_name=model.adapter, save_embedding_layers=False).items()
     }
-    config = model.lm.peft_config["default"]
+    config = model.lm.peft_config[model.adapter]
     kept = config.base_model_name_or_path
     # the source's name, never a path of the machine that trained it
     config.base_model_name_or_path = model.config.base
@@ -182,41 +190,78 @@ def load(
     *,
     items: Sequence[str] | None = None,
     quantization: Quantization | None = None,
+    dtype: Dtype | None = None,
     device: str = "auto",
     base: str | None = None,
+    layers: int | None = None,
+    merge: Merge = "auto",
 ) -> Bundle:
-    """Load an adapter onto its base.
+    """Load an adapter onto its base, for inference.
 
     items: the catalogue's item ids; the feature tables are reordered to them, items the adapter has not seen
-    start without media. quantization: None keeps the one it was trained with. base: another place to find the
-    same base; its hash must match. Raises BundleError where anything does not fit, saying what differs.
+    start without media. quantization: None keeps the one it was trained with. dtype: what to compute in; None is
+    as trained where the device multiplies that natively, else float32; "auto" is the device's own best. base:
+    another place to find the same base; its hash must match. layers: only the first this many; LoRA weights of
+    later ones are left out with a warning. merge: add LoRA into the weights, in float32; "auto" does so but for
+    int8 and nf4. Merged and quantized, the sum is quantized: the unquantized base must fit first.
+
+    Raises BundleError where anything does not fit, saying what differs, and ConfigError for options that cannot work.
     """
     folder = Path(folder)
     meta = read_meta(folder)
     config = ModelConfig.parse(meta["model"], f"{folder}/palate.json: model")
-    changes = {"base": base, "quantization": quantization}
+    trained = config.layers
+    changes = {"base": base, "quantization": quantization, "layers": layers}
     config = config.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    place = pick_device(device)
-    lm, tokenizer, digest = load_base(config.base, quantization=config.quantization, dtype=config.dtype, device=place)
-    if digest != meta["base_sha256"]:
-        raise BundleError(
-            f"{folder} was trained on base {meta['base']!r} with sha256 {meta['base_sha256'][:12]}, but "
-            f"{config.base!r} has {digest[:12]}; load it on its own base or train a new adapter"
-        )
-    try:
-        tables = _load_features(folder / "features.safetensors", meta["fingerprints"])
-        soft = make_soft(config, tables, lm, place, seed=0)
-        _load_projectors(folder, soft)
-        lm = _load_lora(folder, lm)
-    except BundleError:
-        raise
-    except Exception as error:
-        raise BundleError(f"{folder}: its files are damaged or belong to another base: {error}") from error
+    merged = wants_merge(merge, config.quantization)
+    late = merged or config.quantization in TORCHAO
+    computed = inference_dtype(dtype, config.dtype, pick_device(device))
+    lm, tokenizer, digest = load_base(config, device, dtype=computed, late=late)
+    check_base(folder, meta, config.base, digest)
+    soft, lm = put_on(lm, folder, meta, config, (trained, layers))
+    lm = merge_lora(lm) if merged else lm
+    if late:
+        quantize(lm, config.quantization)
     model = Model(lm, tokenizer, soft, config, digest)
+    model.merged = merged
     if items is not None:
         soft.align(items)
     model.eval()
     return Bundle(model, meta, folder)
+
+
+def check_base(folder: Path, meta: Mapping[str, Any], base: str, digest: str) -> None:
+    """BundleError where the base called `base` is not the one the bundle was trained on."""
+    if digest != meta["base_sha256"]:
+        raise BundleError(
+            f"{folder} was trained on base {meta['base']!r} with sha256 {meta['base_sha256'][:12]}, but "
+            f"{base!r} has {digest[:12]}; load it on its own base or train a new adapter"
+        )
+
+
+def put_on(
+    lm: Any,
+    folder: Path,
+    meta: Mapping[str, Any],
+    config: ModelConfig,
+    depth: tuple[int | None, int | None],
+    name: str = "default",
+) -> tuple[SoftTokens, Any]:
+    """A bundle's projectors with their tables, and `lm` with its LoRA under `name`.
+
+    depth: layers the adapter was trained on and layers asked for. Raises BundleError where a file is damaged or does
+    not fit.
+    """
+    try:
+        _check_depth(folder, *depth)
+        tables = _load_features(folder / "features.safetensors", meta["fingerprints"])
+        soft = make_soft(config, tables, lm, seed=0)
+        _load_projectors(folder, soft)
+        return soft, _load_lora(folder, lm, name)
+    except (BundleError, PalateWarning):
+        raise
+    except Exception as error:
+        raise BundleError(f"{folder}: its files are damaged or belong to another base: {error}") from error
 
 
 def _load_projectors(folder: Path, soft: torch.nn.Module) -> None:
@@ -229,12 +274,39 @@ def _load_projectors(folder: Path, soft: torch.nn.Module) -> None:
     soft.load_state_dict({n: t.float() for n, t in state.items()})
 
 
-def _load_lora(folder: Path, lm: Any) -> Any:
+def _check_depth(folder: Path, trained: int | None, asked: int | None) -> None:
+    """LoRA weights past the last layer that is kept: a warning where fewer layers were asked for, else an error."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="numpy") as file:
+        reach = depth_of(file.keys())
+    if asked is not None and asked > (trained or asked):
+        raise BundleError(f"layers: {folder} was trained on the first {trained} layers, got {asked}; expected no more")
+    kept = asked or trained
+    if kept is None or reach <= kept:
+        return
+    if asked is None:
+        raise BundleError(
+            f"{folder} says its base has {kept} layers, but holds LoRA weights of {reach}; "
+            f"load it with layers={kept} to leave the others out"
+        )
+    warnings.warn(
+        f"{folder}: LoRA weights of layers {kept} to {reach - 1} are left out, because layers={kept} was asked for",
+        PalateWarning,
+        stacklevel=4,
+    )
+
+
+def _load_lora(folder: Path, lm: Any, name: str) -> Any:
     with quiet():
         from peft import PeftModel
 
-        lm = PeftModel.from_pretrained(lm, str(folder), is_trainable=False)
-    bad = [n for n, p in lm.named_parameters() if "lora_" in n and not torch.isfinite(p).all()]
+        if hasattr(lm, "peft_config"):
+            lm.load_adapter(str(folder), name, is_trainable=False)
+        else:
+            lm = PeftModel.from_pretrained(lm, str(folder), name, is_trainable=False)
+    mine = ((n, p) for n, p in lm.named_parameters() if "lora_" in n and f".{name}." in n)
+    bad = [n for n, p in mine if not torch.isfinite(p).all()]
     if bad:
         raise BundleError(f"{folder}/adapter_model.safetensors: {bad[0]} holds NaN or infinity")
     return lm

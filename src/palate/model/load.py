@@ -1,4 +1,4 @@
-"""The base: any causal LM transformers knows, in bf16, int8 or nf4, with or without fresh LoRA weights."""
+"""The base: any causal LM transformers knows, whole or cut, in any precision, with or without fresh LoRA weights."""
 
 from __future__ import annotations
 
@@ -6,30 +6,17 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from palate import sources
-from palate.config import LoraConfig
-from palate.errors import ConfigError, PalateWarning
+from palate.config import LoraConfig, ModelConfig
+from palate.errors import ConfigError
+from palate.model import depth, quantize
 from palate.model.attention import register
-from palate.schema import Quantization
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but torch sees no CUDA device; use device='cpu'")
-    return chosen
+from palate.model.hardware import BALANCED, pick_device, pick_dtype
 
 
 @contextmanager
@@ -53,54 +40,56 @@ def quiet() -> Iterator[None]:
             hf.enable_progress_bar()
 
 
-def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:
-    if kind == "none":
-        return None
-    from transformers import BitsAndBytesConfig
-
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
-    )
-
-
-def load_base(base: str, *, quantization: Quantization, dtype: str, device: torch.device) -> tuple[Any, Any, str]:
+def load_base(
+    config: ModelConfig, device: str = "auto", *, dtype: torch.dtype | None = None, late: bool = False
+) -> tuple[Any, Any, str]:
     """Load a causal LM and its tokenizer, frozen and in eval mode.
 
+    device: as for `pick_device`; "balanced" spreads the layers over all CUDA devices. dtype: what to compute in;
+    None takes the config's. late: leave the quantization to the caller (`quantize.quantize`), who merges LoRA first.
     Returns (model, tokenizer, sha256 of the base folder). Remote code never runs. Raises SourceError where
-    the source cannot be had and ConfigError where it holds no causal LM.
+    the source cannot be had and ConfigError where it holds no causal LM or cannot be loaded as asked.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = sources.base_model(base)
+    place = pick_device(device)
+    dtype = dtype or pick_dtype(config.dtype, place)
+    quantize.check(config.quantization, dtype, place)
+    folder = sources.base_model(config.base)
     register()
-    options = {"trust_remote_code": False, "local_files_only": True}
-    if quantization == "int8":
-        # it would log one line for every layer of every call
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        if device.type == "cpu":
-            warnings.warn(
-                "int8 on a CPU works but is several times slower than bfloat16; nf4 is not", PalateWarning, stacklevel=2
-            )
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            lm = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=DTYPES[dtype],
-                quantization_config=_quantization(quantization, DTYPES[dtype]),
-                device_map={"": device} if quantization != "none" else None,
-                **options,
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{base}: expected a causal language model of transformers: {error}") from error
-    if quantization == "none":
-        lm.to(device)
+    reading = None if late else quantize.reading_config(config.quantization, dtype)
+    how = {"dtype": dtype, "quantization_config": reading, "device_map": _map(device, place, reading)}
+    lm, tokenizer = _read(folder, config, how)
+    if not hasattr(lm, "hf_device_map"):
+        lm.to(place)
+    if config.layers is not None:
+        depth.check_cut(getattr(lm, lm.base_model_prefix), config.layers, config.base)
+    if reading is None and not late:
+        quantize.quantize(lm, config.quantization)
     lm.set_attn_implementation(register())
     lm.requires_grad_(False)
     lm.eval()
     return lm, tokenizer, sources.digest(folder)
+
+
+def _map(device: str, place: torch.device, reading: Any) -> Any:
+    """accelerate's device map: where each part of the base goes as it is read; None: it is moved when whole."""
+    if device == BALANCED:
+        return BALANCED
+    return None if reading is None else {"": place}
+
+
+def _read(folder: Path, config: ModelConfig, how: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    options = {"trust_remote_code": False, "local_files_only": True}
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            if config.layers is not None:
+                whole = AutoConfig.from_pretrained(folder, **options)
+                how["config"] = depth.shorten(whole, config.layers, config.base)
+            return AutoModelForCausalLM.from_pretrained(folder, **how, **options), tokenizer
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{config.base}: expected a causal language model of transformers: {error}") from error
 
 
 def add_lora(lm: Any, config: LoraConfig, seed: int) -> Any:

@@ -15,6 +15,8 @@ from palate.schema import Features, SlotPlan
 
 ITEM = "item"
 """The one slot kind of feature-level fusion."""
+SPARE = 1024
+"""Rows made free at least when the tables are full; large tables grow by an eighth."""
 
 
 class SoftTokens(nn.Module):
@@ -22,7 +24,8 @@ class SoftTokens(nn.Module):
 
     `fusion="model"`: every modality an item has becomes `soft_tokens` slots of its own. `fusion="feature"`: the
     vectors are concatenated, missing ones zero with a flag, and an item with any modality gets one slot group.
-    Tables are buffers that no checkpoint holds; the bundle saves them apart, in half precision.
+    Tables are buffers that no checkpoint holds; the bundle saves them apart, in half precision. They may have spare
+    rows at the end, so that adding n items one by one copies O(N + n) rows and not O(N n).
     """
 
     def __init__(self, config: ModelConfig, tables: Mapping[str, Features], model_width: int, token_norm: float):
@@ -43,13 +46,21 @@ class SoftTokens(nn.Module):
             }
         )
         self.matching = Matching(joint, config.hidden, config.matching, model_width, config.dropout)
-        self.item_ids: tuple[str, ...] = ()
+        self._ids: list[str] = []
+        self._frozen: tuple[str, ...] | None = None
         self._row: dict[str, int] = {}
         self.set_tables(tables)
         for m in self.modalities:
             self._scale(m).fit(self._table(m), self._present(m))
 
     # --- tables -------------------------------------------------------------------------------------
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """Ids of the N items in table order."""
+        if self._frozen is None:
+            self._frozen = tuple(self._ids)
+        return self._frozen
 
     def set_tables(self, tables: Mapping[str, Features]) -> None:
         """Take new feature tables (all modalities, one item order). Raises FeatureError where they do not fit."""
@@ -69,8 +80,9 @@ class SoftTokens(nn.Module):
             self.register_buffer(f"present_{m}", torch.tensor(t.present, device=device), persistent=False)
         # a copy on the host: slots are asked for item by item
         self._has = {m: t.present.copy() for m, t in tables.items()}
-        self.item_ids = ids.pop()
-        self._row = {item: row for row, item in enumerate(self.item_ids)}
+        self._frozen = ids.pop()
+        self._ids = list(self._frozen)
+        self._row = {item: row for row, item in enumerate(self._ids)}
 
     def tables(self) -> dict[str, Features]:
         """The tables as Features, for the bundle."""
@@ -98,7 +110,10 @@ class SoftTokens(nn.Module):
         self.set_tables(moved)
 
     def add_item(self, item_id: str, vectors: Mapping[str, np.ndarray]) -> None:
-        """Give one item vectors (modality -> float32 [F]); a known id is replaced, a new one appended."""
+        """Give one item vectors (modality -> float32 [F]); those of a known id are replaced, a new one is appended.
+
+        Raises FeatureError, and changes nothing, where a vector does not fit.
+        """
         wrong = set(vectors) - set(self.modalities)
         if wrong:
             raise FeatureError(f"this adapter reads {list(self.modalities)}, got vectors for {sorted(wrong)}")
@@ -106,18 +121,43 @@ class SoftTokens(nn.Module):
             if v.shape != (self.widths[m],) or not np.isfinite(v).all():
                 raise FeatureError(f"{m} of item {item_id!r}: expected {self.widths[m]} finite numbers")
         if item_id not in self._row:
-            self.align((*self.item_ids, item_id))
+            self._append(item_id)
         row = self._row[item_id]
         for m, v in vectors.items():
             self._table(m)[row] = torch.as_tensor(v, dtype=torch.float32)
             self._present(m)[row] = True
             self._has[m][row] = True
 
+    def _append(self, item_id: str) -> None:
+        """A row without any medium behind the last one."""
+        row = len(self._ids)
+        for m in self.modalities:
+            if row == len(self._has[m]):
+                self._grow(m, row + max(SPARE, row // 8))
+            # written even though spare rows are empty: torch counts the write, and what was computed is out of date
+            self.get_buffer(f"table_{m}")[row] = 0
+            self.get_buffer(f"present_{m}")[row] = False
+        self._ids.append(item_id)
+        self._frozen = None
+        self._row[item_id] = row
+
+    def _grow(self, modality: str, rows: int) -> None:
+        """Move one modality's tables to longer ones; the new rows hold nothing."""
+        for name in (f"table_{modality}", f"present_{modality}"):
+            old = self.get_buffer(name)
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be watched for changes
+                new = old.new_zeros((rows, *old.shape[1:]))
+            new[: len(old)] = old
+            self.register_buffer(name, new, persistent=False)
+        held = self._has[modality]
+        self._has[modality] = np.concatenate([held, np.zeros(rows - len(held), dtype=bool)])
+
     def _table(self, modality: str) -> Tensor:
-        return self.get_buffer(f"table_{modality}")
+        """Vectors of the N items, without the spare rows: float32 [N, F]."""
+        return self.get_buffer(f"table_{modality}")[: len(self._ids)]
 
     def _present(self, modality: str) -> Tensor:
-        return self.get_buffer(f"present_{modality}")
+        return self.get_buffer(f"present_{modality}")[: len(self._ids)]
 
     def _scale(self, modality: str) -> Scale:
         scale = self.scales[modality]
@@ -166,5 +206,5 @@ class SoftTokens(nn.Module):
 
     def item_vectors(self) -> Tensor:
         """Matching vectors of all items in table order: float32 [N, E]."""
-        every = torch.arange(len(self.item_ids), device=next(self.parameters()).device)
+        every = torch.arange(len(self._ids), device=next(self.parameters()).device)
         return self.matching.items(self.inputs(ITEM, every))

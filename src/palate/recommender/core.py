@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,18 +12,21 @@ from palate import prompting
 from palate.config import PromptConfig
 from palate.data import Dataset
 from palate.engine.modes import Mode
+from palate.engine.prefix import PrefixCache
 from palate.engine.runner import Runner
-from palate.errors import EmptyLegalSet, RequestError
-from palate.model import Model
+from palate.errors import BundleError, EmptyLegalSet, RequestError, did_you_mean
+from palate.model import Model, shared
+from palate.model.merge import Merge
 from palate.recommender import loading
 from palate.recommender.fields import Field, profile
 from palate.recommender.filters import describe
-from palate.recommender.newitems import NewItemEncoders
+from palate.recommender.newitems import NewItemEncoders, make_item
 from palate.recommender.pool import Pool
 from palate.recommender.ranking import POOL, Ranker
 from palate.recommender.reasons import Reasoner
+from palate.recommender.request import check_candidates, complete
 from palate.recommender.shelf import Shelf
-from palate.schema import Bools, Event, Item, Quantization, Request, Scores
+from palate.schema import Bools, Dtype, Event, Floats, Quantization, Request, Scores
 
 if TYPE_CHECKING:
     from palate.chat import Chat
@@ -51,12 +54,29 @@ class Recommender:
         rec = Recommender.load("adapters/ml-100k")
         rec.recommend(history=["Alien", "Heat"], k=10, filters={"year": (1980, 1995)})
 
+    Several adapters on one base are one recommender each, with one data set and one shelf (see `add_adapter`).
     Put together by `load`; the constructor takes parts that are loaded already.
+
+    adapter: this one's name. first: the recommender whose base, shelf and prefix cache it shares.
+    prefixes: keys and values of prompts kept for a user's next request; `prefixes.stats` tells the hit rate, and
+    `prefixes.max_bytes` may be set.
     """
 
-    def __init__(self, model: Model, dataset: Dataset, meta: Mapping[str, Any] | None = None) -> None:
-        self.model, self.dataset, self.meta = model, dataset, dict(meta or {})
-        self.shelf = Shelf(dataset.catalog)
+    def __init__(
+        self,
+        model: Model,
+        dataset: Dataset,
+        meta: Mapping[str, Any] | None = None,
+        adapter: str = "adapter",
+        first: Recommender | None = None,
+    ) -> None:
+        self.model, self.dataset, self.meta, self.adapter = model, dataset, dict(meta or {}), adapter
+        # left empty while there is one adapter: no reference cycle then holds the model's memory
+        self._several: dict[str, Recommender] = {} if first is None else first._several
+        self._options: loading.Options = loading.Options() if first is None else first._options
+        self.shelf: Shelf = Shelf(dataset.catalog) if first is None else first.shelf
+        alike = (rec._encoders for rec in (first.adapters.values() if first else ()) if rec._encoders.serve(self.meta))
+        self._encoders: NewItemEncoders = next(alike, None) or NewItemEncoders(self.meta)
         self.config: PromptConfig = loading.prompt_config(self.meta)
         soft = model.soft
         self.serializer = prompting.Serializer(
@@ -67,31 +87,93 @@ class Recommender:
             self.config,
             soft.slots if soft is not None else lambda item_id: (),
         )
-        self.runner = Runner(model)
-        self.pool = Pool(self.shelf, dataset.histories.interactions, soft.tables() if soft is not None else {})
+        self.prefixes: PrefixCache = PrefixCache() if first is None else first.prefixes
+        self.runner: Runner = Runner(model, prefixes=self.prefixes)
+        interactions = dataset.histories.interactions
+        self.pool: Pool = Pool(self.shelf, interactions, soft.tables() if soft is not None else {})
+        if first is not None and len(interactions.items):
+            self.pool = first.pool  # fitted on interactions alone
         self.ranker = Ranker(self.runner, self.serializer, self.shelf, self.pool)
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | Mapping[str, str | Path],
         *,
         data: str | Path | Dataset | None = None,
         quantization: Quantization | None = None,
+        dtype: Dtype | None = None,
         device: str = "auto",
         base: str | None = None,
+        layers: int | None = None,
+        merge: Merge = "auto",
     ) -> Self:
         """Load a bundle folder (or its name under adapters/), or an untuned base by its source.
 
+        Several bundles of one base, as a mapping of names to folders, share its weights: requests name theirs, the
+        first answers those that name none.
+
         data: data set folder; None takes the one the bundle was trained on, from ./data/NAME or fetched.
-        base: another place to find the bundle's base. Raises BundleError, DataError, SourceError or
-        ConfigError.
+        base: another place to find the bundle's base. quantization, dtype, device, layers, merge: how the model
+        is held and computed, see `palate.model.bundle.load`. Raises BundleError, DataError, SourceError or ConfigError.
         """
-        target = loading.resolve(path)
+        targets, merge = loading.named(path, merge)
+        metas = {name: loading.read_meta(target) for name, target in targets.items()}
+        options = loading.Options(quantization, dtype, device, base, layers, merge)
+        (name, target), *others = targets.items()
+        dataset = loading.open_data(data, metas[name])
+        if data is None:
+            loading.check_one_data_set(metas)
+        rec = cls(loading.load_model(target, dataset, options), dataset, metas[name], name)
+        rec._options = options
+        for name, target in others:
+            rec._add(name, target)
+        return rec
+
+    # --- adapters -----------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> Mapping[str, Recommender]:
+        """The recommenders on this base by the names of their adapters, in the order they were loaded."""
+        return self._several or {self.adapter: self}
+
+    def add_adapter(self, name: str, path: str | Path) -> Recommender:
+        """Load a further bundle onto this base, for requests that name it; returns its recommender.
+
+        The base's weights are shared and nothing is merged into them, so the recommender must have been loaded with
+        merge=False or with several adapters. Items added so far are known to the new adapter too. Raises
+        RequestError where the name is taken and BundleError where the bundle does not fit; nothing changes then.
+        """
+        if not name or name in self.adapters:
+            raise RequestError(f"expected a name no adapter has, got {name!r}; taken: {', '.join(self.adapters)}")
+        return self._add(name, loading.resolve(path))
+
+    def _add(self, name: str, target: loading.Target) -> Recommender:
         meta = loading.read_meta(target)
-        dataset = loading.open_data(data, meta)
-        model = loading.load_model(target, dataset, quantization=quantization, device=device, base=base)
-        return cls(model, dataset, meta)
+        if target.bundle is None:
+            raise BundleError(f"expected an adapter bundle to add, got the base model {target.base!r}")
+        how = {k: getattr(self._options, k) for k in ("quantization", "dtype", "layers")}
+        model = shared.attach(self.model, target.bundle, items=self.shelf.item_ids, **how).model
+        try:
+            rec = type(self)(model, self.dataset, meta, name, next(iter(self.adapters.values())))
+            for item_id in self.shelf.added:
+                rec._learn(item_id, rec._encoders.encode(self.shelf[item_id]))
+        except BaseException:
+            shared.detach(model)
+            raise
+        if not self._several:
+            self._several[self.adapter] = self
+        self._several[name] = rec
+        return rec
+
+    def using(self, adapter: str, request_id: str = "") -> Recommender:
+        """The recommender of the adapter called so; "": this one. Raises RequestError, naming the choices."""
+        if not adapter:
+            return self
+        if adapter not in self.adapters:
+            whose = f"request {request_id!r}: " if request_id else ""
+            raise RequestError(f"{whose}no adapter is called {adapter!r}; {did_you_mean(adapter, self.adapters)}")
+        return self.adapters[adapter]
 
     # --- scoring ------------------------------------------------------------------------------------
 
@@ -108,38 +190,29 @@ class Recommender:
         """Score each request's candidates, in their order, higher is better.
 
         A request without a history takes that of its `user_id` in the data set; an unknown user without one
-        is scored with an empty history. Raises RequestError for unknown items, empty or repeated candidates.
+        is scored with an empty history. Requests of several adapters may be mixed. Raises RequestError for unknown
+        items and adapters, empty or repeated candidates.
         """
         batch = [requests] if isinstance(requests, Request) else list(requests)
         if not batch:
             return []
         ready = [self.complete(r) for r in batch]
         for request in ready:
-            self._check_candidates(request)
-        return self.mode(mode).scores(self.runner, self.serializer, ready)
+            check_candidates(request, self.shelf)
+        groups: dict[Recommender, list[int]] = {}
+        for place, request in enumerate(ready):
+            groups.setdefault(self.using(request.adapter, request.request_id), []).append(place)
+        scores: dict[int, Scores] = {}
+        for rec, places in groups.items():
+            asked = [ready[place] for place in places]
+            scores |= zip(places, rec.mode(mode).scores(rec.runner, rec.serializer, asked), strict=True)
+        return [scores[place] for place in range(len(ready))]
 
     def complete(self, request: Request) -> Request:
         """The request with what the data set knows of its user: history and profile where it brings none
         itself.
         """
-        user = request.user_id
-        known = user is not None and user in self.dataset.histories
-        history = request.history
-        if not history and known:
-            history = self.dataset.histories.events(str(user))
-        profile = request.profile or (self.dataset.users.get(user, {}) if user is not None else {})
-        for event in request.history:
-            self.shelf.check(event.item_id, f"history item in request {request.request_id!r}:")
-        return replace(request, history=history, profile=profile)
-
-    def _check_candidates(self, request: Request) -> None:
-        if not request.candidates:
-            raise RequestError(f"request {request.request_id!r}: expected candidates to score, got none")
-        for item_id in request.candidates:
-            self.shelf.check(item_id, f"candidate in request {request.request_id!r}:")
-        if len(set(request.candidates)) < len(request.candidates):
-            twice = next(i for n, i in enumerate(request.candidates) if i in request.candidates[:n])
-            raise RequestError(f"request {request.request_id!r}: the candidate {twice!r} is listed twice")
+        return complete(request, self.dataset, self.shelf)
 
     # --- recommending -------------------------------------------------------------------------------
 
@@ -152,14 +225,17 @@ class Recommender:
         filters: Mapping[str, Any] | None = None,
         mode: str | None = None,
         pool: int = POOL,
+        adapter: str = "",
     ) -> list[Recommendation]:
         """The k best unseen items for a user, best first; fewer where fewer are legal.
 
         history: item ids, titles or Events, oldest first; it goes before the data set's. filters: see
         `palate.recommender.filters`. pool: how many retrieved candidates the modes but `embedding` and
-        `generate` rerank. Raises RequestError for an unknown item or field, EmptyLegalSet where the filters
-        leave nothing.
+        `generate` rerank. adapter: which one recommends, where there are several. Raises RequestError for an
+        unknown item, field or adapter, EmptyLegalSet where the filters leave nothing.
         """
+        if adapter:
+            return self.using(adapter).recommend(user, history, k, context, filters, mode, pool)
         if k < 1:
             raise RequestError(f"expected k of at least 1, got {k}")
         request = self.request(user, history, context)
@@ -203,7 +279,7 @@ class Recommender:
 
     def rank(self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL) -> Scores:
         """Scores of the legal items worth considering; see `Ranker.rank`."""
-        return self.ranker.rank(request, legal, k, mode, pool)
+        return self.using(request.adapter, request.request_id).ranker.rank(request, legal, k, mode, pool)
 
     def present(self, best: Sequence[tuple[str, float]], history: Sequence[str]) -> list[Recommendation]:
         """Ranked (item id, score) pairs with title, reason and picture."""
@@ -225,6 +301,9 @@ class Recommender:
     @cached_property
     def fields(self) -> dict[str, Field]:
         """What each text field of the catalogue holds."""
+        first = next(iter(self.adapters.values()))
+        if first is not self:
+            return first.fields
         ids = self.shelf.item_ids
         step = max(1, len(ids) // PROFILE_ITEMS)
         return profile(self.shelf[i] for i in ids[::step])
@@ -261,25 +340,19 @@ class Recommender:
         read costs the item that modality and warns. Returns the item's id. Raises RequestError where the id
         is taken.
         """
-        if isinstance(media, str | Path):
-            media = {"image": media}
-        item = Item(
-            item_id if item_id is not None else self.shelf.new_id(),
-            title,
-            {str(k): str(v) for k, v in (text or {}).items() if str(v).strip()},
-            {m: Path(p) for m, p in (media or {}).items()},
-        )
+        item = make_item(item_id if item_id is not None else self.shelf.new_id(), title, text, media)
         self.shelf.check_new(item)
-        soft = self.model.soft
-        vectors = {} if soft is None else self._encoders.encode(item)
+        tuned = [rec for rec in self.adapters.values() if rec.model.soft is not None]
+        vectors = {e: e.encode(item) for e in dict.fromkeys(rec._encoders for rec in tuned)}
         self.shelf.add(item)
-        if soft is not None:
-            soft.add_item(item.item_id, vectors)
+        for rec in tuned:
+            rec._learn(item.item_id, vectors[rec._encoders])
         return item.item_id
 
-    @cached_property
-    def _encoders(self) -> NewItemEncoders:
-        return NewItemEncoders(self.meta)
+    def _learn(self, item_id: str, vectors: Mapping[str, Floats]) -> None:
+        """Take the vectors of an item that came after training."""
+        if self.model.soft is not None:
+            self.model.soft.add_item(item_id, vectors)
 
     def chat(self, user: str | None = None, history: Sequence[str | Event] | None = None) -> Chat:
         """A conversation with this user."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from palate import sources
 from palate.config import ModelConfig, PromptConfig
 from palate.data import Dataset, import_dataset
-from palate.errors import BundleError, DataError, RequestError, did_you_mean
-from palate.schema import Quantization
+from palate.errors import BundleError, ConfigError, DataError, RequestError, did_you_mean
+from palate.schema import Dtype, Quantization
 
 if TYPE_CHECKING:
     from palate.model import Model
+    from palate.model.merge import Merge
 
 ADAPTERS = Path("adapters")
 
@@ -25,6 +26,18 @@ class Target:
 
     bundle: Path | None
     base: str | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is held and computed; see `palate.model.bundle.load`."""
+
+    quantization: Quantization | None = None
+    dtype: Dtype | None = None
+    device: str = "auto"
+    base: str | None = None
+    layers: int | None = None
+    merge: Merge = "auto"
 
 
 def resolve(path: str | Path) -> Target:
@@ -85,6 +98,14 @@ def recorded_name(meta: Mapping[str, Any]) -> str | None:
     return str(name) if name else None
 
 
+def check_one_data_set(metas: Mapping[str, Mapping[str, Any]]) -> None:
+    """DataError where bundles were trained on different data sets, so that which to use must be said."""
+    names = {adapter: recorded_name(meta) for adapter, meta in metas.items()}
+    if len(set(names.values())) > 1:
+        told = ", ".join(f"{adapter} on {name}" for adapter, name in names.items())
+        raise DataError(f"the adapters were trained on different data sets ({told}); name one with data= (--data DIR)")
+
+
 def read_meta(target: Target) -> dict[str, Any]:
     """`palate.json` of a bundle, its templates checked against those of this installation; {} for a base.
 
@@ -101,27 +122,36 @@ def read_meta(target: Target) -> dict[str, Any]:
     return meta
 
 
-def load_model(
-    target: Target,
-    dataset: Dataset,
-    *,
-    quantization: Quantization | None,
-    device: str,
-    base: str | None,
-) -> Model:
+def load_model(target: Target, dataset: Dataset, options: Options) -> Model:
     """The bundle's model, its item vectors in the catalogue's order, or an untuned base."""
     if target.bundle is not None:
         from palate.model import bundle
 
-        ids = dataset.catalog.item_ids
-        return bundle.load(target.bundle, items=ids, quantization=quantization, device=device, base=base).model
-    if base is not None:
+        return bundle.load(target.bundle, items=dataset.catalog.item_ids, **vars(options)).model
+    if options.base is not None:
         raise RequestError("base= goes with an adapter bundle; an untuned base is named by the path alone")
     from palate.model import Model
 
     assert target.base is not None
-    config = ModelConfig.parse({"base": target.base, "quantization": quantization or "none"}, str(target.base))
-    return Model.create(config, {}, device=device, adapter=False)
+    told = {"quantization": options.quantization or "none", "dtype": options.dtype or "auto", "layers": options.layers}
+    config = ModelConfig.parse({"base": target.base, **told}, str(target.base))
+    return Model.create(config, {}, device=options.device, adapter=False)
+
+
+def named(path: str | Path | Mapping[str, str | Path], merge: Merge) -> tuple[dict[str, Target], Merge]:
+    """What `Recommender.load` is to load by name, the first first, and whether LoRA may be merged.
+
+    Several adapters share one base, so their LoRA stays apart. Raises ConfigError for merge=True with several and
+    BundleError for a path that leads nowhere.
+    """
+    if not isinstance(path, Mapping):
+        target = resolve(path)
+        return {"untuned" if target.bundle is None else target.bundle.resolve().name: target}, merge
+    if not path or not all(path):
+        raise ConfigError("expected adapters as a mapping of names to bundle folders, got no name")
+    if len(path) > 1 and merge is True:
+        raise ConfigError(f"merge=True adds one adapter's LoRA into the base, got {len(path)}; use merge=False")
+    return {name: resolve(place) for name, place in path.items()}, merge if len(path) == 1 else False
 
 
 def prompt_config(meta: Mapping[str, Any]) -> PromptConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from palate import features
@@ -13,12 +14,29 @@ from palate.features.encoders import ContentEncoder, Encoder, Unusable, build
 from palate.schema import Floats, Item
 
 
+def make_item(
+    item_id: str,
+    title: str,
+    text: Mapping[str, str] | None = None,
+    media: Mapping[str, str | Path] | str | Path | None = None,
+) -> Item:
+    """An item from what a caller knows of it; a single media file is taken as the image, empty fields go."""
+    if isinstance(media, str | Path):
+        media = {"image": media}
+    fields = {str(k): str(v) for k, v in (text or {}).items() if str(v).strip()}
+    return Item(item_id, title, fields, {m: Path(p) for m, p in (media or {}).items()})
+
+
 class NewItemEncoders:
     """The content encoders a bundle names; their weights load with the first item that needs them."""
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         self.meta = meta
         self._encoders: dict[str, Encoder] | None = None
+
+    def serve(self, meta: Mapping[str, Any]) -> bool:
+        """Whether these are also the encoders of the bundle `meta` describes, so that weights are kept once."""
+        return all(self.meta.get(k) == meta.get(k) for k in ("encoders", "fingerprints"))
 
     def encode(self, item: Item) -> dict[str, Floats]:
         """Modality -> float32 [F] for each modality the adapter reads and the item has.

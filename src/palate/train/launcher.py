@@ -51,7 +51,7 @@ def missing_processes(env: Mapping[str, str], parent: Sequence[str]) -> int:
 
 def parent_command() -> list[str]:
     """The command line of the parent process, [] where it cannot be read."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     try:
         return list(psutil.Process(os.getppid()).cmdline())

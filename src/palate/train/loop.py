@@ -13,6 +13,7 @@ from rich.console import Console
 
 from palate.config import RunConfig
 from palate.errors import ConfigError
+from palate.model.hardware import pick_dtype
 from palate.train import checkpoint as ckpt
 from palate.train.collate import Position, Prefetch, Stream, packs_per_epoch
 from palate.train.export import export
@@ -68,9 +69,15 @@ def train(config: RunConfig, *, resume: bool = True, console: Console | None = N
 
 
 def _precision(config: RunConfig) -> str:
-    if config.model.dtype == "float16" and not torch.cuda.is_available():
+    """accelerate's name for the precision of `model.dtype` on the device it is going to use."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    dtype = pick_dtype(config.model.dtype, PartialState(cpu=cpu).device)
+    if dtype == torch.float16 and not torch.cuda.is_available():
         raise ConfigError("model.dtype float16 trains on a CUDA device only; use bfloat16 or float32")
-    return {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[config.model.dtype]
+    return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[dtype]
 
 
 def run_folder(config: RunConfig) -> Path:

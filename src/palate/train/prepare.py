@@ -132,6 +132,7 @@ def identify(
     told |= {f"template {name}": digest for name, digest in templates.items()}
     if model.soft is not None:
         told |= {f"features of {m}": f for m, f in model.soft.fingerprints.items()}
+    told["model.dtype"] = str(model.dtype).removeprefix("torch.")  # what "auto" came to
     told |= {"data fingerprint": dataset.fingerprint, "base sha256": model.base_digest, "processes": world}
     return told
 

@@ -8,6 +8,8 @@ Row form, one row a request; user_id, history and context are optional:
 
     request_id, user_id, history, context, candidates
 
+Both forms may have a column adapter: which of the loaded adapters answers the request; empty for the first.
+
 `history` and `candidates` are lists in Parquet and JSON lines; in CSV a cell holds a JSON list (`["50",
 "181"]`) or ids separated by spaces or `|`. A history entry may also be `{"item_id": ..., "timestamp": ...,
 "rating": ...}`. `context` is a mapping such as `{"time": "evening"}`.
@@ -15,8 +17,8 @@ Row form, one row a request; user_id, history and context are optional:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
 from palate.apps.candidates.rejects import Rejects
 from palate.apps.candidates.seen import SeenIds
 from palate.apps.candidates.tables import check_file, read_rows
-from palate.errors import DataError, RequestError
+from palate.errors import DataError, RequestError, did_you_mean
 from palate.recommender.shelf import Shelf
 from palate.schema import Request
 
@@ -50,11 +52,12 @@ class CandidateFile:
     """Requests of a candidate file, each checked against the catalogue.
 
     Bad rows go to `rejects` (which raises TooManyRejects past its limit). `rows` counts rows read so far.
-    Raises DataError for missing columns and for a long-form request whose rows do not stand together.
+    adapters: names the column adapter may hold. Raises DataError for missing columns and for a long-form request
+    whose rows do not stand together.
     """
 
-    def __init__(self, path: Path, shelf: Shelf, rejects: Rejects) -> None:
-        self.path, self.shelf, self.rejects = path, shelf, rejects
+    def __init__(self, path: Path, shelf: Shelf, rejects: Rejects, adapters: Collection[str] = ()) -> None:
+        self.path, self.shelf, self.rejects, self.adapters = path, shelf, rejects, adapters
         self.rows = 0
         self._seen = SeenIds()
         rejects.expect = _check_columns
@@ -88,14 +91,16 @@ class CandidateFile:
 
     def _add(self, open_: _Open, line: int, row: Mapping[str, Any]) -> None:
         item_id = text(row.get("item_id"))
-        if item_id in open_.items:
+        if (adapter := text(row.get("adapter"))) != (first := open_.request.adapter):
+            self.rejects.add(line, "adapter", adapter, f"the request's first row has {first!r}; expected one adapter")
+        elif item_id in open_.items:
             self.rejects.add(line, "item_id", item_id, f"item listed twice in request {open_.request.request_id!r}")
         elif self._known(line, "item_id", [item_id]):
             open_.items[item_id] = None
 
     def _close(self, open_: _Open) -> Iterator[Request]:
         if open_.items:
-            yield _with(open_.request, tuple(open_.items))
+            yield replace(open_.request, candidates=tuple(open_.items))
         else:
             self.rejects.note(open_.line, "item_id", "", f"no valid candidate left in {open_.request.request_id!r}")
 
@@ -120,7 +125,7 @@ class CandidateFile:
         if twice is not None:
             self.rejects.add(line, "candidates", twice, "item listed twice in one request")
             return None
-        return _with(head, ids) if self._known(line, "candidates", ids) else None
+        return replace(head, candidates=ids) if self._known(line, "candidates", ids) else None
 
     def _head(self, line: int, row: Mapping[str, Any]) -> Request | None:
         """Everything of a request but its candidates; None (and a reject) where it is wrong."""
@@ -138,7 +143,12 @@ class CandidateFile:
             return None
         if not self._known(line, "history", [e.item_id for e in history]):
             return None
-        return Request(request_id, text(row.get("user_id")) or None, history, context=context)
+        adapter = text(row.get("adapter"))
+        if adapter and adapter not in self.adapters:
+            reason = f"no adapter is called {adapter!r}; {did_you_mean(adapter, self.adapters)}"
+            self.rejects.add(line, "adapter", adapter, reason)
+            return None
+        return Request(request_id, text(row.get("user_id")) or None, history, context=context, adapter=adapter)
 
     def _known(self, line: int, column: str, ids: Sequence[str]) -> bool:
         for item_id in ids:
@@ -165,7 +175,3 @@ def _check_columns(names: list[str]) -> str | None:
     if not known & {"candidates", "item_id"}:
         missing.append("item_id (a row a candidate) or candidates (a row a request)")
     return f"missing column {' and '.join(missing)}; the file has: {', '.join(names) or 'no columns'}"
-
-
-def _with(request: Request, candidates: tuple[str, ...]) -> Request:
-    return Request(request.request_id, request.user_id, request.history, candidates, request.context)

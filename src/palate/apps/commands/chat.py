@@ -14,6 +14,7 @@ from palate.apps.shared import (
     Device,
     History,
     Mode,
+    Precision,
     Quantize,
     User,
     load,
@@ -48,10 +49,11 @@ def chat(
     data: Data = None,
     mode: Mode = None,
     quantization: Quantize = None,
+    dtype: Precision = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    rec = load(adapter, data, quantization, device)
+    rec = load(adapter, data, quantization, device, dtype)
     chosen = titles(history)
     note_stranger(rec, user, chosen)
     talk = rec.chat(user, chosen)

@@ -34,23 +34,24 @@ def devices() -> list[dict[str, Any]]:
     """Every device torch can use: name, memory in bytes (None unknown), whether bf16 is native."""
     import torch
 
+    from palate.model.hardware import cpu_bf16, native
+
     found: list[dict[str, Any]] = []
     for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(n)
-        native = properties.major >= 8 or bool(torch.version.hip)
         found.append(
             {
                 "device": f"cuda:{n}",
                 "name": properties.name,
                 "memory": properties.total_memory,
-                "bf16": native,
+                "bf16": native("bfloat16", torch.device("cuda", n)),
             }
         )
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": "Apple GPU", "memory": None, "bf16": True})
     capability = torch.backends.cpu.get_cpu_capability()
     name = f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}"
-    return [*found, {"device": "cpu", "name": name, "memory": _memory(), "bf16": _cpu_bf16()}]
+    return [*found, {"device": "cpu", "name": name, "memory": _memory(), "bf16": cpu_bf16()}]
 
 
 def _memory() -> int | None:
@@ -58,15 +59,6 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _cpu_bf16() -> bool | None:
-    """Whether the CPU multiplies bf16 natively; None where the machine does not say."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return any(flag in flags for flag in ("amx_bf16", "avx512_bf16", " bf16"))
 
 
 def compute(device: str, dtype: str) -> float:

@@ -13,6 +13,7 @@ from palate.apps.shared import (
     Device,
     History,
     Mode,
+    Precision,
     Quantize,
     User,
     load,
@@ -40,10 +41,11 @@ def explain(
     data: Data = None,
     mode: Mode = None,
     quantization: Quantize = None,
+    dtype: Precision = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    rec = load(adapter, data, quantization, device)
+    rec = load(adapter, data, quantization, device, dtype)
     chosen = titles(history)
     note_stranger(rec, user, chosen)
     found = rec.explain(item, user, chosen, mode)

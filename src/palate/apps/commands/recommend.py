@@ -14,6 +14,7 @@ from palate.apps.shared import (
     Device,
     History,
     Mode,
+    Precision,
     Quantize,
     User,
     context,
@@ -53,6 +54,7 @@ def recommend(
     data: Data = None,
     mode: Mode = None,
     quantization: Quantize = None,
+    dtype: Precision = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +62,7 @@ def recommend(
 
     wanted = parse_filters(filters or [])
     around = context(contexts)
-    rec = load(adapter, data, quantization, device)
+    rec = load(adapter, data, quantization, device, dtype)
     if new_items is not None:
         from palate.apps.batch import add_new_items
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palate.apps.shared import Adapter, AsJson, Data, Device, Mode, Quantize, load, print_json
+from palate.apps.shared import Adapters, AsJson, Data, Device, Mode, Precision, Quantize, load, print_json
 
 if TYPE_CHECKING:
     from palate.apps.batch import Job, Summary
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HELP = """Score the candidates of a file: Parquet, CSV or JSON lines, in and out.
 
 The file has a row a candidate (request_id, user_id, item_id) or a row a request (request_id, user_id,
-history, context, candidates); a history of its own makes any user scorable. The output has request_id,
-user_id, item_id, score and rank.
+history, context, candidates); a history of its own makes any user scorable. With several -a, the column
+adapter says which one answers; empty for the first. The output has request_id, user_id, item_id, score and rank.
 
 Example: palate score candidates.csv --data data/ml-100k -a adapters/ml-100k -o scores.parquet
 """
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def score(
     candidates: Annotated[Path, typer.Argument(help="Candidate file: .parquet, .csv or .jsonl.")],
-    adapter: Adapter,
+    adapter: Adapters,
     data: Data = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Score file; by default beside the candidates.")
@@ -48,6 +48,7 @@ def score(
         Path | None, typer.Option("--rejects", help="Where bad rows go; by default OUTPUT.rejects.jsonl.")
     ] = None,
     quantization: Quantize = None,
+    dtype: Precision = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +64,7 @@ def score(
         rejects,
         max_rejects,
     )
-    summary = _run(load(adapter, data, quantization, device), job)
+    summary = _run(load(adapter, data, quantization, device, dtype), job)
     if as_json:
         print_json(summary.to_dict())
         return

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from palate.engine.modes import CHUNK_REQUESTS, Mode
-from palate.engine.modes._state import ModelCache
+from palate.engine.state import ModelCache
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
 from palate.errors import RequestError, SlotError

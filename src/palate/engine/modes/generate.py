@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from palate.engine.generate import generate
+from palate.engine.generate import Search, generate
 from palate.engine.modes import Mode
+from palate.engine.pack import Job
 from palate.engine.runner import Runner
 from palate.engine.trie import Trie
 from palate.errors import EmptyLegalSet, RequestError
@@ -19,9 +20,8 @@ class Generate(Mode):
     """Constrained beams over the catalogue's titles.
 
     `recommend` is what it is for: the k best of the whole catalogue with a few beams, no candidate list.
-    `scores` ranks a given list: a trie of the candidates alone with as many beams as candidates, so that
-    every one is reached and gets its exact score. That equals mode `likelihood` with reduce="sum"
-    (length_penalty 0) or "mean" (length_penalty 1), only slower; it is there so that the mode can stand
+    `scores` ranks a given list with the scores an exhaustive search would give. That equals mode `likelihood`
+    with reduce="sum" (length_penalty 0) or "mean" (length_penalty 1); it is there so that the mode can stand
     wherever others do.
     """
 
@@ -35,15 +35,16 @@ class Generate(Mode):
 
     def _score(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
         template = self.template(serializer)
+        jobs = (
+            Job(serializer.prompt(template, r), "tokens", tuple(serializer.branches(template, r, r.candidates)))
+            for r in requests
+        )
+        search = Search(length_penalty=self.length_penalty)
         scores = []
-        for request in requests:
-            trie = Trie.from_branches(serializer.branches(template, request, request.candidates))
-            prompt = serializer.prompt(template, request)
-            found = generate(
-                runner.model, [prompt], trie, beams=len(trie), k=len(trie), length_penalty=self.length_penalty
-            )
-            values = dict(found[0])
-            scores.append(np.array([values[n] for n in range(len(trie))], dtype=np.float32))
+        for output in runner.run(jobs):
+            sums = np.array([t.sum(dtype=np.float64) for t in output.tokens])
+            lengths = np.array([len(t) for t in output.tokens])
+            scores.append(search.normalised(sums, lengths).astype(np.float32))
         return scores
 
     def trie(self, serializer: Serializer, item_ids: Sequence[str]) -> Trie:
@@ -83,5 +84,6 @@ class Generate(Mode):
             k=k,
             allowed=allowed,
             length_penalty=self.length_penalty,
+            prefixes=runner.prefixes,
         )
         return [[(trie.item_ids[n], score) for n, score in ranked] for ranked in found]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
 from palate.engine.modes import Mode
-from palate.engine.modes._state import ModelCache
+from palate.engine.state import ModelCache
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
 from palate.errors import ConfigError
@@ -44,11 +44,16 @@ class Likelihood(Mode):
 
     def _score(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
         template = self.template(serializer)
-        jobs = []
-        for request in requests:
-            branches = tuple(serializer.branches(template, request, request.candidates))
-            jobs.append(Job(serializer.prompt(template, request), "tokens", branches))
-        scores = [self._reduced(output.tokens) for output in runner.run(jobs)]
+        jobs: list[Job] = []
+
+        def serialized() -> Iterator[Job]:
+            # one by one, so that the runner can overlap this with the forward before
+            for request in requests:
+                branches = tuple(serializer.branches(template, request, request.candidates))
+                jobs.append(Job(serializer.prompt(template, request), "tokens", branches))
+                yield jobs[-1]
+
+        scores = [self._reduced(output.tokens) for output in runner.run(serialized())]
         if not self.calibration:
             return scores
         known = self._known(runner, serializer, jobs)

@@ -25,10 +25,10 @@ class Rating(Mode):
         template = self.template(serializer)
         labels = serializer.labels(template)
         values = stars(template)
-        jobs = []
-        for request in requests:
-            branches = tuple(serializer.branches(template, request, request.candidates))
-            jobs.append(Job(serializer.prompt(template, request), "labels", branches, labels))
+        jobs = (
+            Job(serializer.prompt(template, r), "labels", tuple(serializer.branches(template, r, r.candidates)), labels)
+            for r in requests
+        )
         return [expectation(output.labels, values) for output in runner.run(jobs)]
 
 

@@ -23,8 +23,8 @@ class YesNo(Mode):
     def _score(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
         template = self.template(serializer)
         labels = serializer.labels(template)
-        jobs = []
-        for request in requests:
-            branches = tuple(serializer.branches(template, request, request.candidates))
-            jobs.append(Job(serializer.prompt(template, request), "labels", branches, labels))
+        jobs = (
+            Job(serializer.prompt(template, r), "labels", tuple(serializer.branches(template, r, r.candidates)), labels)
+            for r in requests
+        )
         return [output.labels[:, 0] - output.labels[:, 1] for output in runner.run(jobs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -13,10 +14,10 @@ T = TypeVar("T")
 
 
 class ModelCache(Generic[T]):
-    """One value a model; forgotten when a trained weight, a feature table or the active adapter changes.
+    """One value a model; forgotten when a trained weight or a feature table changes.
 
     Tensors are compared by identity and by torch's own count of in-place changes. The frozen base is not
-    watched.
+    watched, nor which of the adapters on a shared base is in force: each is a model of its own.
     """
 
     def __init__(self) -> None:
@@ -54,5 +55,15 @@ def _marks(model: Model, tensors: list[Tensor]) -> tuple[Any, ...] | None:
     """Change counts; None where a tensor has none (it was made in inference mode), so nothing may be kept."""
     if any(t.is_inference() for t in tensors):
         return None
-    adapters = tuple(getattr(model.lm, "active_adapters", ())) if hasattr(model.lm, "peft_config") else ()
-    return (adapters, tuple(t._version for t in tensors))
+    return tuple(t._version for t in tensors)
+
+
+class Stamps:
+    """A name for the state a model is in: the same for as long as its weights, tables and adapter are the same."""
+
+    def __init__(self) -> None:
+        self._names: ModelCache[bytes] = ModelCache()
+
+    def of(self, model: Model) -> bytes:
+        """16 bytes; a fresh name whenever the state has changed or cannot be watched."""
+        return self._names.get(model) or self._names.put(model, uuid.uuid4().bytes)
