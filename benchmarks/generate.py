@@ -223,7 +223,7 @@ def speed(base: Base, flags: argparse.Namespace) -> dict[str, Any]:
 
 def together(flags: argparse.Namespace) -> int:
     """Requests for the masks' share: few enough that Palate searches them as one group."""
-    return max(1, min(4, Search().max_rows // flags.beams))
+    return max(1, min(4, int(Search().max_rows // flags.beams)))
 
 
 def _agreement(found: Ranked, best: Ranked) -> float:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from palate.engine.modes import CHUNK_REQUESTS, Mode
-from palate.engine.state import ModelCache
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
+from palate.engine.state import ModelCache
 from palate.errors import RequestError, SlotError
 from palate.prompting.serialize import Serializer
 from palate.schema import Floats, Request

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from palate.engine.modes import Mode
-from palate.engine.state import ModelCache
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
+from palate.engine.state import ModelCache
 from palate.errors import ConfigError
 from palate.prompting.serialize import Serializer
 from palate.schema import Branch, Floats, Request
