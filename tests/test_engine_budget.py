@@ -16,7 +16,7 @@ from palate.engine.ahead import ahead
 from palate.engine.budget import Budget
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
-from palate.errors import PalateError, PalateWarning, RequestError
+from palate.errors import BudgetError, PalateError, PalateWarning, RequestError
 from palate.model import Memory, Model
 from palate.schema import Branch, Pack, Prompt
 
@@ -101,6 +101,19 @@ def test_the_budget_follows_free_memory(model: Model, monkeypatch: pytest.Monkey
     assert Budget.of(model, 77).tokens == 77
     with pytest.raises(RequestError, match="max_tokens: expected 1 or more, got 0"):
         Budget.of(model, 0)
+
+
+def test_only_a_budget_that_was_chosen_refuses_a_long_prompt(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(budgets.MOST, "cpu", 256)
+    rng = np.random.default_rng(2)
+    branches = tuple(Branch(str(n), rng.integers(3, 60, 5)) for n in range(40))
+    long = Job(Prompt(rng.integers(3, 60, 300)), "tokens", branches)
+    with pytest.raises(BudgetError, match="a prompt of 300 tokens .* does not fit a pack of 256"):
+        Runner(model, 256).run([*jobs(1), long])
+    got, want = Runner(model).run([*jobs(1), long]), Runner(model, 4096).run([*jobs(1), long])
+    for a, b in zip(got, want, strict=True):
+        for x, y in zip(a.tokens, b.tokens, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 @pytest.mark.parametrize("threaded", [False, True])

@@ -13,7 +13,7 @@ from palate.model import Model
 
 LEAST = 256
 """Packs smaller than this are not tried."""
-MOST = {"cpu": 4096, "cuda": 16384}
+MOST = {"cpu": 2048, "cuda": 16384}
 """Larger packs gain nothing: matrix products are at their peak already."""
 
 

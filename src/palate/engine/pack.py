@@ -93,20 +93,24 @@ def concat(prompts: Sequence[Prompt]) -> Pack:
 
 
 def pack(
-    jobs: Iterable[Job], max_tokens: int, recall: Callable[[Job], Sequence[Block]] | None = None
+    jobs: Iterable[Job],
+    max_tokens: int,
+    recall: Callable[[Job], Sequence[Block]] | None = None,
+    strict: bool = True,
 ) -> Iterator[Packed]:
     """Lay jobs into packs of at most `max_tokens` positions, in their order.
 
     recall: the blocks of a job's prompt that are in memory already. A job whose branches do not fit behind its
     prompt is cut into parts along shared beginnings; the parts after the first run the prompt's last token alone.
-    A prompt with a single branch longer than the budget raises BudgetError.
+    A prompt with a single branch longer than the budget raises BudgetError, or gets a longer pack of its own where
+    the budget is not strict.
     """
     sheet, pieces = _Sheet(), list[Piece]()
     for number, job in enumerate(jobs):
         if not len(job.prompt):
             raise RequestError(f"job {number}: expected a prompt of at least one token, got an empty one")
         blocks = recall(job) if recall is not None else ()
-        for piece, tree in _parts(number, job, blocks, max_tokens):
+        for piece, tree in _parts(number, job, blocks, max_tokens, strict):
             if pieces and sheet.rows + piece.prefix + len(tree or ()) > max_tokens:
                 yield Packed(sheet.pack(), pieces)
                 sheet, pieces = _Sheet(), []
@@ -116,13 +120,17 @@ def pack(
         yield Packed(sheet.pack(), pieces)
 
 
-def _parts(number: int, job: Job, blocks: Sequence[Block], max_tokens: int) -> Iterator[tuple[Piece, Tree | None]]:
+def _parts(
+    number: int, job: Job, blocks: Sequence[Block], max_tokens: int, strict: bool
+) -> Iterator[tuple[Piece, Tree | None]]:
     """Cut one job into pieces whose prompt rows and merged branches fit the budget."""
     size, memory = len(job.prompt), sum(block[0][0].shape[2] for block in blocks)
     rows = Sorted.of(job.branches, drop_last=job.read == "tokens") if job.branches else None
     first, part = 0, 0
     while True:
         room = max_tokens - (size - memory)
+        if not strict:
+            room = max(room, 0 if rows is None else int(rows.lengths.max()))
         stop = 0 if rows is None else rows.fit(first, room)
         if room < 0 or (rows is not None and stop == first):
             longest = "" if rows is None else f" with a candidate of {int(rows.lengths[first])}"

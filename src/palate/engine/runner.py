@@ -49,8 +49,8 @@ class Runner:
     """Runs jobs through a model in packs of at most `max_tokens` positions.
 
     A result depends on the job alone: not on its neighbours, their order, the budget or what is in memory, up to
-    the rounding of the base's dtype. max_tokens: None takes what the device's memory allows, and where that runs
-    out all the same, the budget is halved with a warning and the work goes on. prefixes: keys and values kept
+    the rounding of the base's dtype. max_tokens: None takes what the device's memory allows (a longer
+    prompt gets a pack of its own), and where that runs out all the same, the budget is halved with a warning and the work goes on. prefixes: keys and values kept
     across calls; None keeps none.
     """
 
@@ -89,7 +89,8 @@ class Runner:
         """Run jobs (numbered from `offset`) until done (None) or memory runs out (the first unfinished job)."""
         held: dict[int, Memory] = {}
         recall = None if self.prefixes is None else self.prefixes.recaller(self.model)
-        with ahead(pack(jobs, self.max_tokens, recall), self.model.device.type == "cuda") as packs:
+        packing = pack(jobs, self.max_tokens, recall, strict=self.budget.chosen)
+        with ahead(packing, self.model.device.type == "cuda") as packs:
             for packed in packs:
                 try:
                     self._forward(packed, held, outputs, offset)

@@ -17,7 +17,7 @@ from palate.schema import Ints, Segment
 BLOCKWISE = {"cuda"}
 """Kinds of device where a pack attends in one FlexAttention call."""
 
-GROUP = 256
+GROUP = 128
 """Rows of a trie that attend together on a CPU: fewer cost more calls, more cost masked products."""
 
 
