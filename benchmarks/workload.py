@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,10 @@ class Workload:
 
     def counts(self) -> dict[str, int]:
         distinct = logical = reads = targets = 0
+        prompts = sorted(self.jobs, key=lambda job: job.prompt.token_ids.tolist())
+        for before, job in pairwise(prompts):
+            # what prompts begin with alike counts once
+            distinct -= _alike(before.prompt, job.prompt)
         for job in self.jobs:
             # every proper beginning of a title is one input token behind the prompt and one position read
             nodes = {b.token_ids[:n].tobytes() for b in job.branches for n in range(1, len(b))}
@@ -121,6 +126,13 @@ class RealPrompts:
             jobs,
             f"{self.data.name}: real users' prompts {kind} cut to {prefix} tokens, {candidates} real unseen titles",
         )
+
+
+def _alike(a: Prompt, b: Prompt) -> int:
+    """How many positions two prompts begin with in common, soft tokens left out of what is common."""
+    size = min(len(a), len(b), *(s.start for s in (*a.slots, *b.slots)))
+    same = a.token_ids[:size] == b.token_ids[:size]
+    return size if same.all() else int(same.argmin())
 
 
 def cut(prompt: Prompt, size: int) -> Prompt:

@@ -108,7 +108,7 @@ def test_only_a_budget_that_was_chosen_refuses_a_long_prompt(model: Model, monke
     rng = np.random.default_rng(2)
     branches = tuple(Branch(str(n), rng.integers(3, 60, 5)) for n in range(40))
     long = Job(Prompt(rng.integers(3, 60, 300)), "tokens", branches)
-    with pytest.raises(BudgetError, match="a prompt of 300 tokens .* does not fit a pack of 256"):
+    with pytest.raises(BudgetError, match=r"a prompt of 300 tokens .* does not fit a pack of 256"):
         Runner(model, 256).run([*jobs(1), long])
     got, want = Runner(model).run([*jobs(1), long]), Runner(model, 4096).run([*jobs(1), long])
     for a, b in zip(got, want, strict=True):

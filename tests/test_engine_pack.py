@@ -14,7 +14,7 @@ from palate.config import LoraConfig, ModelConfig
 from palate.engine.pack import Job, concat, pack
 from palate.engine.runner import Runner
 from palate.engine.tree import merge
-from palate.errors import BudgetError, SlotError
+from palate.errors import BudgetError, RequestError, SlotError
 from palate.model import Model
 from palate.schema import Branch, Features, Prompt, Slot
 
@@ -164,6 +164,14 @@ def test_packs_keep_the_budget_and_every_branch(model: Model) -> None:
 def test_too_long_a_candidate_says_so(model: Model) -> None:
     job = Job(prompt(model, [1] * 10, []), "labels", (branch(model, "a", [4] * 30, soft=False),), (5,))
     with pytest.raises(BudgetError, match="a prompt of 10 tokens with a candidate of 30 does not fit a pack of 32"):
+        list(pack([job], 32))
+
+
+def test_empty_prompts_and_candidates_are_refused(model: Model) -> None:
+    with pytest.raises(RequestError, match="job 0: expected a prompt of at least one token, got an empty one"):
+        list(pack([Job(Prompt(np.empty(0, dtype=np.int64)), "labels")], 32))
+    job = Job(prompt(model, [1], []), "tokens", (Branch("a", np.array([5])), Branch("b", np.empty(0, dtype=np.int64))))
+    with pytest.raises(RequestError, match="job 0: expected candidate 'b' to have a token, got an empty one"):
         list(pack([job], 32))
 
 

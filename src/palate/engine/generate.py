@@ -185,12 +185,9 @@ def _logprobs(model: Model, hidden: Tensor, rows: Ints, tokens: Ints, max_rows: 
     """log p(token | row) over the full vocabulary for ragged (row, token) pairs, rows ascending."""
     out = np.empty(len(rows), dtype=np.float64)
     for start in range(0, len(hidden), max_rows):
-        logits = model.logits(hidden[start : start + max_rows])
-        norm = logits.logsumexp(-1)
         a, b = np.searchsorted(rows, (start, start + max_rows))
-        at = torch.from_numpy(rows[a:b] - start).to(logits.device)
-        to = torch.from_numpy(tokens[a:b]).to(logits.device)
-        out[a:b] = (logits[at, to] - norm[at]).cpu().numpy()
+        at, to = (torch.from_numpy(x).to(hidden.device) for x in (rows[a:b] - start, tokens[a:b]))
+        out[a:b] = model.logprobs(hidden[start : start + max_rows], at, to).cpu().numpy()
     if not np.isfinite(out).all():
         raise PalateError("the model returned NaN or infinite scores; its weights or inputs are damaged")
     return out

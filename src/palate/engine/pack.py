@@ -109,6 +109,9 @@ def pack(
     for number, job in enumerate(jobs):
         if not len(job.prompt):
             raise RequestError(f"job {number}: expected a prompt of at least one token, got an empty one")
+        empty = next((b for b in job.branches if not len(b)), None)
+        if empty is not None:
+            raise RequestError(f"job {number}: expected candidate {empty.item_id!r} to have a token, got an empty one")
         blocks = recall(job) if recall is not None else ()
         for piece, tree in _parts(number, job, blocks, max_tokens, strict):
             if pieces and sheet.rows + piece.prefix + len(tree or ()) > max_tokens:

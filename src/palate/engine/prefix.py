@@ -48,10 +48,12 @@ class PrefixCache:
     """Blocks of prompts within a budget of `max_bytes`; 0 keeps nothing.
 
     A block is valid for one state of one model, whose stamp begins the block's name: after a weight, a table or the
-    adapter has changed, stale blocks are never found and age out. One cache may serve several models.
+    adapter has changed, stale blocks are never found and age out. One cache may serve several models. sparing: keep a
+    prompt only where nothing of its beginning is known, which finds what all prompts of a template share.
     """
 
     max_bytes: int = 256 * 2**20
+    sparing: bool = False
     stats: Stats = field(default_factory=Stats)
     _blocks: OrderedDict[bytes, tuple[Block, int]] = field(default_factory=OrderedDict)
     _stamps: Stamps = field(default_factory=Stamps)
@@ -79,6 +81,8 @@ class PrefixCache:
     def store(self, model: Model, prompt: Prompt, memory: Memory) -> None:
         """Keep the whole blocks of a prompt that `memory` holds."""
         stamp = self._stamps.of(model)
+        if self.sparing and next(iter(_names(prompt, stamp, min(1, len(prompt) // BLOCK))), None) in self._blocks:
+            return
         names = _names(prompt, stamp, min(len(prompt), memory.length) // BLOCK)
         for number, name in enumerate(names):
             if name not in self._blocks:
@@ -91,6 +95,10 @@ class PrefixCache:
             _, (_, size) = self._blocks.popitem(last=False)
             self.stats.nbytes -= size
             self.stats.forgotten += 1
+
+    def wants(self, found: Sequence[Block]) -> bool:
+        """Whether a prompt of which these blocks were found is to be kept."""
+        return bool(self.max_bytes) and not (self.sparing and found)
 
     def _touch(self, names: Sequence[bytes]) -> None:
         """Used just now; the later block of a prompt goes first, since it is of no use without the earlier ones."""

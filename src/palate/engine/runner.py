@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from palate.errors import PalateError, PalateWarning
 from palate.model import Memory, Model
 from palate.schema import Floats, Ints
 
-ROWS = 128
-"""Rows of logits computed at once: R x V stays small whatever the pack."""
+ROWS = 1024
+"""Rows of logits computed at once."""
+FEW = 8
+"""On CUDA more requests than this in one call do without kept prefixes: their many small copies would cost more."""
 
 
 @dataclass(slots=True)
@@ -49,9 +51,9 @@ class Runner:
     """Runs jobs through a model in packs of at most `max_tokens` positions.
 
     A result depends on the job alone: not on its neighbours, their order, the budget or what is in memory, up to
-    the rounding of the base's dtype. max_tokens: None takes what the device's memory allows (a longer
-    prompt gets a pack of its own), and where that runs out all the same, the budget is halved with a warning and the work goes on. prefixes: keys and values kept
-    across calls; None keeps none.
+    the rounding of the base's dtype. max_tokens: None takes what the device's memory allows (a longer prompt gets a
+    pack of its own); where memory runs out all the same, the budget is halved with a warning and the work goes on.
+    prefixes: keys and values kept across calls; None keeps none.
     """
 
     def __init__(self, model: Model, max_tokens: int | None = None, prefixes: PrefixCache | None = None) -> None:
@@ -71,7 +73,14 @@ class Runner:
         The model is put into eval mode.
         """
         self.model.eval()
-        source, taken, outputs = iter(jobs), list[Job](), list[Output]()
+        source: Iterator[Job] = iter(jobs)
+        taken, outputs = list[Job](), list[Output]()
+        cuda = self.model.device.type == "cuda"
+        first = list(islice(source, FEW + 1)) if cuda else []
+        source = chain(first, source)
+        # without a cache of the caller's, what all prompts begin with is still run once a call
+        kept = self.prefixes or PrefixCache(max_bytes=64 * 2**20, sparing=True)
+        prefixes = None if cuda and (len(first) > FEW or self.prefixes is None) else kept
 
         def remembered() -> Iterator[Job]:
             for job in source:
@@ -82,18 +91,20 @@ class Runner:
         start: int | None = 0
         while start is not None:
             # where memory ran out, what is not finished runs again in smaller packs, then the rest of the source
-            start = self._sweep(chain(taken[start:], remembered()), outputs, start)
+            start = self._sweep(chain(taken[start:], remembered()), outputs, start, prefixes)
         return outputs
 
-    def _sweep(self, jobs: Iterable[Job], outputs: list[Output], offset: int = 0) -> int | None:
+    def _sweep(
+        self, jobs: Iterable[Job], outputs: list[Output], offset: int, prefixes: PrefixCache | None
+    ) -> int | None:
         """Run jobs (numbered from `offset`) until done (None) or memory runs out (the first unfinished job)."""
         held: dict[int, Memory] = {}
-        recall = None if self.prefixes is None else self.prefixes.recaller(self.model)
+        recall = None if prefixes is None else prefixes.recaller(self.model)
         packing = pack(jobs, self.max_tokens, recall, strict=self.budget.chosen)
         with ahead(packing, self.model.device.type == "cuda") as packs:
             for packed in packs:
                 try:
-                    self._forward(packed, held, outputs, offset)
+                    self._forward(packed, held, outputs, offset, prefixes)
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
@@ -108,15 +119,22 @@ class Runner:
                 return offset + packed.pieces[0].number
         return None
 
-    def _forward(self, packed: Packed, held: dict[int, Memory], outputs: list[Output], offset: int) -> None:
-        memory = [self._memory(piece, held) for piece in packed.pieces]
+    def _forward(
+        self,
+        packed: Packed,
+        held: dict[int, Memory],
+        outputs: list[Output],
+        offset: int,
+        prefixes: PrefixCache | None,
+    ) -> None:
+        memory = [_memory(piece, held, prefixes) for piece in packed.pieces]
         hidden = self.model(packed.pack, memory)
         self.tokens_seen += len(packed.pack)
         for piece, kept in zip(packed.pieces, memory, strict=True):
             if kept is not None and piece.part == 0:
                 kept.keep(piece.prefix)
-                if self.prefixes is not None:
-                    self.prefixes.store(self.model, piece.job.prompt, kept)
+                if prefixes is not None:
+                    prefixes.store(self.model, piece.job.prompt, kept)
                 kept.length = piece.job.needed
             if piece.last:
                 held.pop(piece.number, None)
@@ -124,20 +142,21 @@ class Runner:
         _labels(self.model, hidden, packed.pieces, outputs, offset)
         _queries(self.model, hidden, packed.pieces, outputs, offset)
 
-    def _memory(self, piece: Piece, held: dict[int, Memory]) -> Memory | None:
-        """What the piece's rows stand behind: its own prompt's earlier positions, or nothing."""
-        if piece.part > 0:
-            return held[piece.number]
-        rows = piece.prefix + len(set().union(*(path.tolist() for path in piece.paths)))
-        if piece.blocks:
-            memory = Memory.of(piece.blocks, rows)
-        elif self.prefixes is not None or not piece.last:
-            memory = Memory(rows)
-        else:
-            return None
-        if not piece.last:
-            held[piece.number] = memory
-        return memory
+
+def _memory(piece: Piece, held: dict[int, Memory], prefixes: PrefixCache | None) -> Memory | None:
+    """What the piece's rows stand behind: its own prompt's earlier positions, or nothing."""
+    if piece.part > 0:
+        return held[piece.number]
+    rows = piece.prefix + len(set().union(*(path.tolist() for path in piece.paths)))
+    if piece.blocks:
+        memory = Memory.of(piece.blocks, rows)
+    elif not piece.last or (prefixes is not None and prefixes.wants(piece.blocks)):
+        memory = Memory(rows)
+    else:
+        return None
+    if not piece.last:
+        held[piece.number] = memory
+    return memory
 
 
 def _tokens(model: Model, hidden: Tensor, pieces: Sequence[Piece], outputs: list[Output], offset: int) -> None:
@@ -169,20 +188,15 @@ def _tokens(model: Model, hidden: Tensor, pieces: Sequence[Piece], outputs: list
 
 
 def _logprobs(model: Model, hidden: Tensor, rows: Ints, targets: Ints) -> Floats:
-    """log p(target | row) for pairs; each distinct row's logits are computed once, in chunks."""
+    """log p(target | row) for pairs; each distinct row's logits are computed once, ROWS rows at a time."""
     distinct, inverse = np.unique(rows, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     bounds = np.searchsorted(inverse[order], np.arange(0, len(distinct) + ROWS, ROWS))
     places, at, to = (torch.from_numpy(x).to(hidden.device) for x in (distinct, inverse[order], targets[order]))
     chunks = []
     for chunk, start in enumerate(range(0, len(distinct), ROWS)):
-        logits = model.logits(hidden[places[start : start + ROWS]])
         picks = slice(bounds[chunk], bounds[chunk + 1])
-        row = at[picks] - start
-        logits -= logits.amax(-1, keepdim=True)
-        target = logits[row, to[picks]]
-        # in place: a second table of R x V numbers would cost more than the arithmetic
-        chunks.append(target - logits.exp_().sum(-1).log_()[row])
+        chunks.append(model.logprobs(hidden[places[start : start + ROWS]], at[picks] - start, to[picks]))
     out = np.empty(len(rows), dtype=np.float32)
     out[order] = torch.cat(chunks).cpu().numpy()
     return _finite(out)

@@ -74,10 +74,16 @@ class Trie:
         if tokens.min() < 0:
             raise RequestError(f"expected token ids of 0 and more, got {int(tokens.min())}")
         levels, order = _levels(tokens, np.asarray(indptr), lengths)
-        whole = [np.concatenate(x) for x in zip(*levels, strict=True)]
-        nodes = len(whole[0])
-        first = np.append(whole[1], nodes).astype(np.int32)
-        return cls(whole[0], first, whole[2], whole[3], order, len(levels) - 1, tuple(item_ids))
+        depth = len(levels) - 1
+        columns = [list(x) for x in zip(*levels, strict=True)]
+        levels.clear()
+        whole = []
+        for column in columns:
+            # one kind at a time, so that parts and whole are never all in memory together
+            whole.append(np.concatenate(column))
+            column.clear()
+        first = np.append(whole[1], np.int32(len(whole[0])))
+        return cls(whole[0], first, whole[2], whole[3], order, depth, tuple(item_ids))
 
     def __len__(self) -> int:
         """How many items."""

@@ -18,6 +18,9 @@ from palate.model.memory import Memory
 from palate.model.soft import SoftTokens
 from palate.schema import Features, Pack
 
+COLUMNS = 4096
+"""Tokens of the vocabulary whose logits are computed at once."""
+
 
 class Model(nn.Module):
     """`model(pack) -> hidden`; everything above (engine, training) reads from those hidden states.
@@ -140,10 +143,11 @@ class Model(nn.Module):
             # adapters that share a base are for inference: none of them becomes trainable by this
             self.lm.set_adapter(self.adapter, inference_mode=True)
 
-    def logits(self, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Vocabulary logits of chosen rows: [R, D] -> float32 [R, V], or [R, L] for `tokens` (int64 [L]) alone.
+    def logits(self, hidden: Tensor, tokens: Tensor | slice | None = None) -> Tensor:
+        """Vocabulary logits of chosen rows: [R, D] -> float32 [R, V], or [R, L] for some `tokens` alone.
 
-        A few tokens are computed in float32: bfloat16 would round close candidates to the same number.
+        tokens: int64 [L], computed in float32, since bfloat16 would round close candidates to the same number; or a
+        slice of the vocabulary, computed as the whole is.
         """
         head = self._views[1]
         place, home = head.weight.device, hidden.device
@@ -151,14 +155,40 @@ class Model(nn.Module):
         if tokens is None:
             logits = head(hidden.to(place, head.weight.dtype)).float()
         else:
-            tokens = tokens.to(place)
-            bias = None if head.bias is None else head.bias[tokens].float()
-            logits = nn.functional.linear(hidden.to(place).float(), head.weight[tokens].float(), bias)
+            chosen = tokens if isinstance(tokens, slice) else tokens.to(place)
+            weight, bias = head.weight[chosen], None if head.bias is None else head.bias[chosen]
+            if not isinstance(tokens, slice):
+                weight, bias = weight.float(), None if bias is None else bias.float()
+            logits = nn.functional.linear(hidden.to(place, weight.dtype), weight, bias).float()
         if self._scale != 1:
             logits = logits * self._scale
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits.to(home)
+
+    def logprobs(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        """log p(token | row) for pairs: hidden [R, D]; rows, tokens int64 [P] -> float32 [P].
+
+        The vocabulary is read in pieces with a running maximum and sum, so R x V numbers never exist. Measured on two
+        cores, 800 rows of a 49,152-token head: 1.7 times faster than whole rows, which leave the processor's cache.
+        """
+        order = torch.argsort(tokens)
+        rows, tokens = rows[order], tokens[order]
+        picked = torch.empty(len(tokens), dtype=torch.float32, device=hidden.device)
+        peak = torch.full((len(hidden),), -torch.inf, device=hidden.device)
+        total = torch.zeros(len(hidden), device=hidden.device)
+        size = self._views[1].weight.shape[0]
+        cuts = torch.searchsorted(tokens, torch.arange(0, size + COLUMNS, COLUMNS, device=tokens.device)).tolist()
+        for n, start in enumerate(range(0, size, COLUMNS)):
+            logits = self.logits(hidden, slice(start, start + COLUMNS))
+            mine = slice(cuts[n], cuts[n + 1])
+            picked[mine] = logits[rows[mine], tokens[mine] - start]
+            higher = torch.maximum(peak, logits.amax(1))
+            total.mul_((peak - higher).exp_()).add_(logits.sub_(higher[:, None]).exp_().sum(1))
+            peak = higher
+        out = torch.empty_like(picked)
+        out[order] = picked - (peak + total.log_())[rows]
+        return out
 
     def queries(self, hidden: Tensor) -> Tensor:
         """Matching queries of chosen rows: [R, D] -> float32 [R, E]."""
