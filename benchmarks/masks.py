@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,9 +20,7 @@ import torch
 
 from benchmarks import measure, workload
 from palate.engine.trie import Trie, View
-from palate.errors import PalateError
 
-ROOT = Path(__file__).resolve().parents[1]
 STEP = ("legal", "items", "inner")
 """What a decode step asks of a View."""
 
@@ -110,14 +105,10 @@ def build(items: int, vocabulary: int, seed: int) -> tuple[Trie, dict[str, Any]]
 
 def fresh(items: int, vocabulary: int, seed: int) -> dict[str, Any]:
     """`build` in a process of its own. Raises PalateError where it fails, with its last words."""
-    command = [sys.executable, "-m", "benchmarks.masks"]
+    command = ["benchmarks.masks"]
     for name, value in (("items", items), ("vocabulary", vocabulary), ("seed", seed)):
         command += [f"--{name}", str(value)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PalateError(f"building a trie of {items} titles failed: {measure.last_words(done)}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return measure.fresh(f"building a trie of {items} titles", command)
 
 
 def random_masks(count: int, items: int, seed: int) -> list[np.ndarray | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from palate.errors import PalateError
+
+ROOT = Path(__file__).resolve().parents[1]
 STATM = Path("/proc/self/statm")
 
 
@@ -122,6 +127,18 @@ def matmul_peak(
             rates[f"{m}x{k}x{n}"] = 2 * m * k * n / min(took)
             best = max(best, rates[f"{m}x{k}x{n}"])
     return {"flops": best, "shapes": rates}
+
+
+def fresh(what: str, command: Sequence[str]) -> dict[str, Any]:
+    """Run a module of benchmarks (name, arguments) in a process of its own; the JSON of its last line.
+
+    Raises PalateError where `what` fails, with the process's last words.
+    """
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PalateError(f"{what} failed: {last_words(done)}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +18,8 @@ import numpy as np
 from benchmarks import baselines, bases, measure, options, workload
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
-from palate.errors import PalateError
 from palate.schema import Branch, Prompt
 
-ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ("device", "dtype", "base", "model_shape", "prefix", "seed")
 
 
@@ -66,16 +61,12 @@ def ways(flags: argparse.Namespace) -> dict[str, int]:
 
 def _fresh(flags: argparse.Namespace, way: str, count: int, max_tokens: int | None) -> dict[str, Any]:
     """`one` in a process of its own. Raises PalateError where it fails, with its last words."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--way", way, "--count", str(count)]
+    command = ["benchmarks.memory", "--way", way, "--count", str(count)]
     command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
     for name in FLAGS:
         if (value := getattr(flags, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PalateError(f"the memory measurement of {way} failed: {measure.last_words(done)}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return measure.fresh(f"the memory measurement of {way}", command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

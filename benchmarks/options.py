@@ -52,12 +52,14 @@ def setting(options: argparse.Namespace) -> dict[str, Any]:
     return {k: sorted(v) if isinstance(v, set) else v for k, v in kept.items()}
 
 
-def finish(result: dict[str, Any], path: Path | None) -> None:
-    """Print the results and write them."""
+def finished(run: Callable[[argparse.Namespace], dict[str, Any]], flags: argparse.Namespace) -> dict[str, Any]:
+    """Run, print the results and write them; returns them."""
+    result = run(flags)
     text = json.dumps(result, indent=2)
     print(text)
-    if path is not None:
-        path.write_text(text + "\n", encoding="utf-8")
+    if flags.json is not None:
+        flags.json.write_text(text + "\n", encoding="utf-8")
+    return result
 
 
 def guarded(main: Callable[[], object]) -> int:

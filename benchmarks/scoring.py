@@ -245,10 +245,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run and write; returns the results."""
-    flags = arguments(argv)
-    result = run(flags)
-    options.finish(result, flags.json)
-    return result
+    return options.finished(run, arguments(argv))
 
 
 if __name__ == "__main__":

@@ -102,9 +102,7 @@ def test_formats_agree(rec: Recommender, tmp_path: Path, form: Rows) -> None:
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert {k: v for k, v in a.items() if k != "score"} == {k: v for k, v in b.items() if k != "score"}
-            assert a["score"] == pytest.approx(
-                b["score"], rel=1e-4, abs=1e-6
-            )  # what is in memory already may round otherwise
+            assert a["score"] == pytest.approx(b["score"], rel=1e-6)
     assert list(tmp_path.glob(".*")) == []
 
 

@@ -10,36 +10,23 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palate.config import LoraConfig, ModelConfig
+from palate.config import ModelConfig
 from palate.engine.generate import generate
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
 from palate.engine.trie import Trie
 from palate.errors import EmptyLegalSet, RequestError
 from palate.model import Model
-from palate.schema import Branch, Features, Prompt, Slot
+from palate.schema import Branch, Prompt, Slot
+from tiny import adapted
 
 ITEMS = tuple("abcdef")
 
 
 @pytest.fixture(scope="module")
 def model(tiny_base: Path) -> Model:
-    rng = np.random.default_rng(3)
-    vectors = rng.normal(size=(len(ITEMS), 8)).astype(np.float32)
-    tables = {"image": Features("image", ITEMS, vectors, np.ones(len(ITEMS), dtype=bool), "image-test")}
-    config = ModelConfig(
-        base=f"path:{tiny_base}",
-        dtype="float32",
-        soft_tokens=2,
-        hidden=16,
-        matching=8,
-        lora=LoraConfig(rank=4),
-    )
-    built = Model.create(config, tables, device="cpu", seed=5)
-    with torch.no_grad():  # LoRA starts as the identity; make it count, and make the base less even
-        for name, p in built.trainable().items():
-            if "lora_B" in name:
-                p.normal_(std=0.2)
+    built = adapted(tiny_base, soft_tokens=2)
+    with torch.no_grad():  # make the base less even
         built.lm.get_input_embeddings().weight.mul_(8)
     return built
 

@@ -10,7 +10,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palate.config import LoraConfig, ModelConfig
 from palate.engine.generate import generate
 from palate.engine.pack import Job
 from palate.engine.prefix import BLOCK, PrefixCache
@@ -18,25 +17,13 @@ from palate.engine.runner import Output, Runner
 from palate.engine.trie import Trie
 from palate.errors import ConfigError, PalateWarning
 from palate.model import Model, attention, layout
-from palate.schema import Branch, Features, Prompt, Slot
-
-ITEMS = tuple("abcdef")
+from palate.schema import Branch, Prompt, Slot
+from tiny import adapted
 
 
 @pytest.fixture(scope="module")
 def model(tiny_base: Path) -> Model:
-    rng = np.random.default_rng(3)
-    vectors = rng.normal(size=(len(ITEMS), 8)).astype(np.float32)
-    tables = {"image": Features("image", ITEMS, vectors, np.ones(len(ITEMS), dtype=bool), "image-test")}
-    config = ModelConfig(
-        base=f"path:{tiny_base}", dtype="float32", soft_tokens=3, hidden=16, matching=8, lora=LoraConfig(rank=4)
-    )
-    built = Model.create(config, tables, device="cpu", seed=5)
-    with torch.no_grad():  # LoRA starts as the identity; make it count
-        for name, p in built.trainable().items():
-            if "lora_B" in name:
-                p.normal_(std=0.2)
-    return built
+    return adapted(tiny_base, soft_tokens=3)
 
 
 def prompt(tokens: list[int], items: str = "") -> Prompt:

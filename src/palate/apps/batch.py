@@ -99,6 +99,7 @@ def score_file(rec: Recommender, job: Job, on_progress: OnProgress | None = None
         rejects_file.unlink(missing_ok=True)
     new = add_new_items(rec, job.new_items) if job.new_items else 0
     mode = rec.mode(job.mode).name
+    rec.prefixes.clear()  # a run starts from nothing, so that the same file gives the same bits
     before, known = _tokens(rec), replace(rec.prefixes.stats)
     done, began = Progress(), time.perf_counter()
     with Rejects(job.source, rejects_file, job.max_rejects) as rejects, Writer(job.output) as writer:

@@ -55,7 +55,8 @@ class Forest:
         parents: the place of each one's parent among the rows of its prompt in the last step (0 in the first);
         users: its prompt, rising. `max_rows` rows run at once.
         """
-        ancestors = [self._ancestors(u, parents[users == u]) for u in range(len(self.memories))]
+        # bool [new rows, memory rows behind the prompt] of each prompt
+        ancestors = [seen[parents[users == u]] for u, seen in enumerate(self._seen)]
         done = [0] * len(self.memories)
         out = []
         for start in range(0, len(tokens), max_rows):
@@ -65,8 +66,7 @@ class Forest:
             for user in np.unique(part).tolist():
                 rows = int((part == user).sum())
                 segments.append(self._segment(user, sum(s.branch for s in segments), rows, ancestors[user], done))
-                place = self._sizes[user] + len(self._depths[user]) - 1
-                positions.append(np.full(rows, place, dtype=np.int64))
+                positions.append(np.full(rows, self._place(user), dtype=np.int64))
                 present.append(user)
             packed = Pack(tokens[start : start + max_rows], np.concatenate(positions), (), tuple(segments))
             out.append(self.model(packed, [self.memories[u] for u in present]))
@@ -74,14 +74,13 @@ class Forest:
                 self.memories[user].keep(segment.branch)
                 done[user] += segment.branch
         for user, count in enumerate(done):
-            place = self._sizes[user] + len(self._depths[user]) - 1
-            self._depths[user].append(np.full(count, place, dtype=np.int64))
+            self._depths[user].append(np.full(count, self._place(user), dtype=np.int64))
             self._seen[user] = np.hstack([ancestors[user], np.eye(count, dtype=np.bool_)]) if count else ancestors[user]
         return torch.cat(out)
 
-    def _ancestors(self, user: int, parents: Ints) -> Bools:
-        """bool [new rows, memory rows behind the prompt] of the coming step."""
-        return self._seen[user][parents]
+    def _place(self, user: int) -> int:
+        """The position in the text that a prompt's next tokens get."""
+        return self._sizes[user] + len(self._depths[user]) - 1
 
     def _segment(self, user: int, start: int, rows: int, ancestors: Bools, done: list[int]) -> Segment:
         """The next rows of one prompt, which see the prompt and their ancestors, not each other."""
@@ -89,6 +88,6 @@ class Forest:
         seen = np.zeros((rows, self.memories[user].length), dtype=np.bool_)
         seen[:, :size] = True
         seen[:, size : size + ancestors.shape[1]] = ancestors[first : first + rows]
-        places = np.concatenate([*self._depths[user], np.full(first, size + len(self._depths[user]) - 1)])
+        places = np.concatenate([*self._depths[user], np.full(first, self._place(user))])
         ends = np.arange(1, rows + 1, dtype=np.int64)
         return Segment(start, 0, rows, ends, self.memories[user].length, seen, places)

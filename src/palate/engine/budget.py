@@ -14,7 +14,7 @@ from palate.model import Model
 LEAST = 256
 """Packs smaller than this are not tried."""
 MOST = {"cpu": 2048, "cuda": 16384}
-"""Larger packs gain nothing: matrix products are at their peak already."""
+"""On two CPU cores packs of 1,024 to 4,096 tokens were equally fast; the number for CUDA was not measured."""
 
 
 @dataclass(frozen=True, slots=True)

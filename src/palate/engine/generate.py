@@ -22,7 +22,7 @@ from palate.engine.runner import Runner
 from palate.engine.trie import Trie, View
 from palate.errors import EmptyLegalSet, PalateError, RequestError
 from palate.model import Model
-from palate.schema import Bools, Branch, Ints, Prompt
+from palate.schema import Bools, Branch, Floats, Ints, Prompt
 
 Doubles = NDArray[np.float64]
 
@@ -50,6 +50,11 @@ class Search:
     def normalised(self, scores: Doubles, length: int | Ints) -> Doubles:
         """Summed log-probabilities of titles of `length` tokens as scores."""
         return scores if not self.length_penalty else scores / length**self.length_penalty
+
+    def scores(self, tokens: Sequence[Floats]) -> Doubles:
+        """Scores of whole titles from the log-probabilities of their tokens."""
+        sums = np.array([t.sum(dtype=np.float64) for t in tokens])
+        return self.normalised(sums, np.array([len(t) for t in tokens]))
 
     def reachable(self, score: float, length: int, depth: int) -> float:
         """The best final score a hypothesis with this sum and length can still get (log-probs only fall)."""
@@ -126,9 +131,7 @@ def _exhaustive(
     out = []
     for items, output in zip(names, Runner(model, prefixes=prefixes).run(jobs), strict=True):
         pool = _Pool(search.k)
-        sums = np.array([t.sum(dtype=np.float64) for t in output.tokens])
-        lengths = np.array([len(t) for t in output.tokens])
-        pool.add(items, search.normalised(sums, lengths))
+        pool.add(items, search.scores(output.tokens))
         out.append(pool.ranked())
     return out
 

@@ -81,9 +81,9 @@ class PrefixCache:
     def store(self, model: Model, prompt: Prompt, memory: Memory) -> None:
         """Keep the whole blocks of a prompt that `memory` holds."""
         stamp = self._stamps.of(model)
-        if self.sparing and next(iter(_names(prompt, stamp, min(1, len(prompt) // BLOCK))), None) in self._blocks:
-            return
         names = _names(prompt, stamp, min(len(prompt), memory.length) // BLOCK)
+        if self.sparing and names and names[0] in self._blocks:
+            return
         for number, name in enumerate(names):
             if name not in self._blocks:
                 block = memory.read(number * BLOCK, (number + 1) * BLOCK)

@@ -22,7 +22,8 @@ from palate.schema import Floats, Ints
 ROWS = 1024
 """Rows of logits computed at once."""
 FEW = 8
-"""On CUDA more requests than this in one call do without kept prefixes: their many small copies would cost more."""
+"""On CUDA more requests than this in one call do without kept prefixes, whose many small copies each launch a kernel.
+A choice made without a GPU at hand: to be measured."""
 
 
 @dataclass(slots=True)
@@ -127,7 +128,8 @@ class Runner:
         offset: int,
         prefixes: PrefixCache | None,
     ) -> None:
-        memory = [_memory(piece, held, prefixes) for piece in packed.pieces]
+        sizes = [s.prefix + s.branch for s in packed.pack.segments]
+        memory = [_memory(p, rows, held, prefixes) for p, rows in zip(packed.pieces, sizes, strict=True)]
         hidden = self.model(packed.pack, memory)
         self.tokens_seen += len(packed.pack)
         for piece, kept in zip(packed.pieces, memory, strict=True):
@@ -143,11 +145,10 @@ class Runner:
         _queries(self.model, hidden, packed.pieces, outputs, offset)
 
 
-def _memory(piece: Piece, held: dict[int, Memory], prefixes: PrefixCache | None) -> Memory | None:
-    """What the piece's rows stand behind: its own prompt's earlier positions, or nothing."""
+def _memory(piece: Piece, rows: int, held: dict[int, Memory], prefixes: PrefixCache | None) -> Memory | None:
+    """What the piece's `rows` stand behind: its own prompt's earlier positions, or nothing."""
     if piece.part > 0:
         return held[piece.number]
-    rows = piece.prefix + len(set().union(*(path.tolist() for path in piece.paths)))
     if piece.blocks:
         memory = Memory.of(piece.blocks, rows)
     elif not piece.last or (prefixes is not None and prefixes.wants(piece.blocks)):

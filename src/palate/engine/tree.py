@@ -58,7 +58,7 @@ class Sorted:
             for slot in _slots(branch, lengths[row]):
                 for place in range(slot.length):
                     name = (slot.modality, slot.item_id, slot.length, place)
-                    keys[row, slot.start + place] = -1 - numbers.setdefault(name, len(numbers))
+                    keys[row, slot.start + place] = _SOFT + numbers.setdefault(name, len(numbers))
         order = np.lexsort(keys.T[::-1]) if width else np.arange(len(branches))
         keys, lengths = keys[order], lengths[order]
         shared = np.zeros(len(branches), dtype=np.int64)
@@ -120,6 +120,8 @@ def _slots(branch: Branch, length: int) -> list[Slot]:
 
 _PAST = np.iinfo(np.int64).min
 """Stands behind a branch's end: sorts first, so a branch comes before those that continue it."""
+_SOFT = _PAST // 2
+"""Soft tokens are numbered from here, below all tokens, in the order they are first seen."""
 
 
 def merge(branches: Sequence[Branch], drop_last: bool) -> Tree:

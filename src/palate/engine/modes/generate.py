@@ -40,12 +40,7 @@ class Generate(Mode):
             for r in requests
         )
         search = Search(length_penalty=self.length_penalty)
-        scores = []
-        for output in runner.run(jobs):
-            sums = np.array([t.sum(dtype=np.float64) for t in output.tokens])
-            lengths = np.array([len(t) for t in output.tokens])
-            scores.append(search.normalised(sums, lengths).astype(np.float32))
-        return scores
+        return [search.scores(output.tokens).astype(np.float32) for output in runner.run(jobs)]
 
     def trie(self, serializer: Serializer, item_ids: Sequence[str]) -> Trie:
         """The trie of these items' titles, for `recommend`. Build it once a catalogue and keep it."""
