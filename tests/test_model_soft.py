@@ -86,3 +86,33 @@ def test_a_bundle_with_added_items_holds_them_alone(tmp_path: Path, tiny_base: P
     assert again.model.soft is not None
     assert again.model.soft.item_ids[-2:] == ("first", "second")
     torch.testing.assert_close(again.model.item_vectors(), mode.item_vectors(runner), atol=0.02, rtol=0.05)
+
+
+def _patches(tokens: int) -> dict[str, Features]:
+    """Pictures of `tokens` patches, each 3 numbers wide; the patches of item "1" are those of "0" the other way round."""
+    ids = ("0", "1", "2")
+    rows = np.random.default_rng(4).standard_normal((3, tokens, 3)).astype(np.float32)
+    rows[1] = rows[0, ::-1]
+    return {"image": Features("image", ids, rows.reshape(3, -1), np.ones(3, bool), "p", tokens)}
+
+
+def test_each_token_of_a_row_gets_soft_tokens_of_its_own_in_order() -> None:
+    tables = _patches(4)
+    made = SoftTokens(ModelConfig(base="path:none", hidden=8, matching=8, soft_tokens=2), tables, 16, 1.0).eval()
+    scale = made.scales["image"]
+    scale.load_state_dict({"mean": torch.zeros(12), "scale": torch.ones(())})  # every patch is scaled alike
+    assert list(made.slots("0")) == [("image", 8)]
+    found = made.vectors("image", ["0", "1"]).view(2, 4, 2, 16)
+    torch.testing.assert_close(found[0], found[1].flip(0))
+    joint = SoftTokens(ModelConfig(base="path:none", hidden=8, matching=8, fusion="feature"), tables, 16, 1.0)
+    assert list(joint.slots("0")) == [("item", 1)]
+    assert joint.vectors("item", ["0"]).shape == (1, 1, 16)
+    assert made.tables()["image"].tokens == 4
+    with pytest.raises(FeatureError, match="expected 12 numbers an item in 4 tokens, got 12 in 2"):
+        made.set_tables({"image": _replaced(tables["image"], 2)})
+    with pytest.raises(FeatureError, match="12 numbers an item cannot be 5 tokens of one width"):
+        SoftTokens(ModelConfig(base="path:none", hidden=8), {"image": _replaced(tables["image"], 5)}, 16, 1.0)
+
+
+def _replaced(table: Features, tokens: int) -> Features:
+    return Features(table.modality, table.item_ids, table.vectors, table.present, table.fingerprint, tokens)

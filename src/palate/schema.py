@@ -111,6 +111,8 @@ class Features:
 
     vectors: float32 [N, F]; rows where `present` (bool [N]) is False are zero and mean "no such medium".
     fingerprint: identifies encoder, weights and options; vectors of two fingerprints never mix.
+    tokens: a row is this many vectors of equal width end to end, in order: the patches of a picture, the
+    stretches of a film. With model-level fusion each gets soft tokens of its own.
     """
 
     modality: str
@@ -118,9 +120,11 @@ class Features:
     vectors: Floats
     present: Bools
     fingerprint: str
+    tokens: int = 1
 
     @property
     def width(self) -> int:
+        """F, all tokens together."""
         return int(self.vectors.shape[1])
 
 

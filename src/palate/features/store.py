@@ -174,7 +174,7 @@ def _table(
             table[row] = vectors[key]
             present[row] = True
     ids = tuple(i.item_id for i in items)
-    return Features(encoder.modality, ids, table, present, encoder.fingerprint)
+    return Features(encoder.modality, ids, table, present, encoder.fingerprint, encoder.tokens)
 
 
 def _write_shard(folder: Path, vectors: dict[bytes, Floats]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ def save_features(path: str | Path, tables: Mapping[str, Features]) -> None:
         arrays[f"{modality}/vectors"] = rows.astype(np.float16 if fits else np.float32)
         arrays[f"{modality}/present"] = table.present
     prints = json.dumps({m: t.fingerprint for m, t in tables.items()})
+    tokens = json.dumps({m: t.tokens for m, t in tables.items()})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save(arrays, metadata={"format": FORMAT, "fingerprints": prints}))
+    temporary.write_bytes(save(arrays, metadata={"format": FORMAT, "fingerprints": prints, "tokens": tokens}))
     temporary.replace(path)
 
 
@@ -61,7 +63,11 @@ def load_features(path: str | Path) -> dict[str, Features]:
     if facts.get("format") != FORMAT:
         raise FeatureError(f"{path}: expected a file of format {FORMAT}, got {facts.get('format')!r}")
     ids = tuple(json.loads(arrays["item_ids"].tobytes()))
-    return {m: _table(path, m, ids, f, arrays) for m, f in json.loads(facts["fingerprints"]).items()}
+    tokens = json.loads(facts.get("tokens", "{}"))  # files of the first version have none: one token a row
+    return {
+        m: replace(_table(path, m, ids, f, arrays), tokens=tokens.get(m, 1))
+        for m, f in json.loads(facts["fingerprints"]).items()
+    }
 
 
 def _table(path: Path, modality: str, ids: tuple[str, ...], fingerprint: str, arrays: Mapping[str, Any]) -> Features:

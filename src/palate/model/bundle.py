@@ -142,18 +142,22 @@ def _save_features(path: Path, tables: Mapping[str, Features]) -> None:
         arrays[f"{m}.vectors"] = t.vectors.astype(np.float16)
         arrays[f"{m}.present"] = t.present
         item_ids = t.item_ids
-    save_file(arrays, path, {"item_ids": json.dumps(item_ids)})
+    tokens = {m: t.tokens for m, t in tables.items()}
+    save_file(arrays, path, {"item_ids": json.dumps(item_ids), "tokens": json.dumps(tokens)})
 
 
 def _load_features(path: Path, fingerprints: Mapping[str, str]) -> dict[str, Features]:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        item_ids = tuple(json.loads((file.metadata() or {}).get("item_ids", "[]")))
+        facts = file.metadata() or {}
+        item_ids = tuple(json.loads(facts.get("item_ids", "[]")))
+        tokens = json.loads(facts.get("tokens", "{}"))  # bundles of the first version have none: one token a row
         tables = {}
         for m, fingerprint in fingerprints.items():
             vectors = file.get_tensor(f"{m}.vectors").astype(np.float32)
-            tables[m] = Features(m, item_ids, vectors, file.get_tensor(f"{m}.present"), fingerprint)
+            present = file.get_tensor(f"{m}.present")
+            tables[m] = Features(m, item_ids, vectors, present, fingerprint, tokens.get(m, 1))
     return tables
 
 

@@ -25,9 +25,9 @@ def fill(embeds: Tensor, slots: Sequence[Slot], soft: SoftTokens | None) -> Tens
         raise SlotError(f"the prompt has {len(slots)} soft-token slots, but this model carries no projectors")
     kinds: dict[str, list[Slot]] = defaultdict(list)
     for slot in slots:
-        if slot.length != soft.config.soft_tokens:
+        if slot.length != soft.length(slot.modality):
             raise SlotError(
-                f"slot of item {slot.item_id!r} at {slot.start}: expected {soft.config.soft_tokens} positions "
+                f"slot of item {slot.item_id!r} at {slot.start}: expected {soft.length(slot.modality)} positions "
                 f"for {slot.modality}, got {slot.length}"
             )
         if slot.start < 0 or slot.start + slot.length > len(embeds):
@@ -40,7 +40,7 @@ def fill(embeds: Tensor, slots: Sequence[Slot], soft: SoftTokens | None) -> Tens
         vectors = soft.vectors(kind, distinct)
         chosen = torch.tensor([row[s.item_id] for s in group], device=embeds.device)
         starts = torch.tensor([s.start for s in group], device=embeds.device)
-        places.append((starts[:, None] + torch.arange(soft.config.soft_tokens, device=embeds.device)).flatten())
+        places.append((starts[:, None] + torch.arange(soft.length(kind), device=embeds.device)).flatten())
         tokens.append(vectors[chosen].flatten(0, 1))
     where = torch.cat(places)
     if len(torch.unique(where)) != len(where):

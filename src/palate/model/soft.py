@@ -22,8 +22,9 @@ SPARE = 1024
 class SoftTokens(nn.Module):
     """Feature tables of N items, one projector per modality (or one over all), and the matching head.
 
-    `fusion="model"`: every modality an item has becomes `soft_tokens` slots of its own. `fusion="feature"`: the
-    vectors are concatenated, missing ones zero with a flag, and an item with any modality gets one slot group.
+    `fusion="model"`: every modality an item has gets `soft_tokens` slots for each token of its feature row.
+    `fusion="feature"`: the vectors are concatenated, missing ones zero with a flag, and an item with any modality
+    gets one group of `soft_tokens` slots.
     Tables are buffers that no checkpoint holds; the bundle saves them apart, in half precision. They may have spare
     rows at the end, so that adding n items one by one copies O(N + n) rows and not O(N n).
     """
@@ -35,10 +36,12 @@ class SoftTokens(nn.Module):
         self.config = config
         self.modalities = tuple(sorted(tables))
         self.widths = {m: tables[m].width for m in self.modalities}
+        self.tokens = {m: tables[m].tokens for m in self.modalities}
         self.fingerprints = {m: tables[m].fingerprint for m in self.modalities}
         self.scales = nn.ModuleDict({m: Scale(w) for m, w in self.widths.items()})
         joint = sum(self.widths.values()) + len(self.widths)
-        make = {ITEM: joint} if config.fusion == "feature" else {m: w + 1 for m, w in self.widths.items()}
+        each = {m: w // self.tokens[m] + 1 for m, w in self.widths.items()}
+        make = {ITEM: joint} if config.fusion == "feature" else each
         self.projectors = nn.ModuleDict(
             {
                 kind: Projector(width, config.hidden, config.soft_tokens, model_width, token_norm, config.dropout)
@@ -70,8 +73,13 @@ class SoftTokens(nn.Module):
         if len(ids) != 1:
             raise FeatureError("expected all feature tables in one item order, got different item ids")
         for m, t in tables.items():
-            if t.width != self.widths[m]:
-                raise FeatureError(f"{m} features: expected {self.widths[m]} numbers an item, got {t.width}")
+            if (t.width, t.tokens) != (self.widths[m], self.tokens[m]):
+                raise FeatureError(
+                    f"{m} features: expected {self.widths[m]} numbers an item in {self.tokens[m]} tokens, got {t.width} "
+                    f"in {t.tokens}"
+                )
+            if t.width % t.tokens:
+                raise FeatureError(f"{m} features: {t.width} numbers an item cannot be {t.tokens} tokens of one width")
             if not np.isfinite(t.vectors[t.present]).all():
                 raise FeatureError(f"{m} features: expected finite numbers, got NaN or infinity")
         device = next(self.parameters()).device
@@ -93,6 +101,7 @@ class SoftTokens(nn.Module):
                 self._table(m).cpu().numpy(),
                 self._present(m).cpu().numpy(),
                 self.fingerprints[m],
+                self.tokens[m],
             )
             for m in self.modalities
         }
@@ -106,7 +115,8 @@ class SoftTokens(nn.Module):
         moved = {}
         for m, t in self.tables().items():
             vectors = np.where(known[:, None], t.vectors[np.maximum(rows, 0)], 0).astype(np.float32)
-            moved[m] = Features(m, tuple(item_ids), vectors, t.present[np.maximum(rows, 0)] & known, t.fingerprint)
+            present = t.present[np.maximum(rows, 0)] & known
+            moved[m] = Features(m, tuple(item_ids), vectors, present, t.fingerprint, t.tokens)
         self.set_tables(moved)
 
     def add_item(self, item_id: str, vectors: Mapping[str, np.ndarray]) -> None:
@@ -173,8 +183,12 @@ class SoftTokens(nn.Module):
             return ()
         has = [m for m in self.modalities if self._has[m][row]]
         if self.config.fusion == "feature":
-            return ((ITEM, self.config.soft_tokens),) if has else ()
-        return tuple((m, self.config.soft_tokens) for m in has)
+            return ((ITEM, self.length(ITEM)),) if has else ()
+        return tuple((m, self.length(m)) for m in has)
+
+    def length(self, kind: str) -> int:
+        """Positions of one slot of a kind."""
+        return self.config.soft_tokens * self.tokens.get(kind, 1)
 
     def rows(self, item_ids: Sequence[str]) -> Tensor:
         """Table rows of items: int64 [n]. Raises SlotError for an item without vectors."""
@@ -198,11 +212,15 @@ class SoftTokens(nn.Module):
         return torch.cat([*parts, *flags], dim=1)
 
     def vectors(self, kind: str, item_ids: Sequence[str]) -> Tensor:
-        """Soft tokens of items for one slot kind: float32 [n, k, D]."""
+        """Soft tokens of items for one slot kind, `length(kind)` each: float32 [n, k, D]."""
         if kind not in self.projectors:
             raise SlotError(f"no projector fills slots of kind {kind!r}; this adapter has {sorted(self.projectors)}")
-        tokens: Tensor = self.projectors[kind](self.inputs(kind, self.rows(item_ids)))
-        return tokens
+        inputs = self.inputs(kind, self.rows(item_ids))
+        if (many := self.tokens.get(kind, 1)) > 1:  # one projector for all tokens of a row; the flag goes to each
+            rows, flags = inputs[:, :-1].unflatten(1, (many, -1)), inputs[:, -1:]
+            inputs = torch.cat([rows, flags[:, None].expand(-1, many, -1)], dim=2).flatten(0, 1)
+        tokens: Tensor = self.projectors[kind](inputs)
+        return tokens.reshape(len(item_ids), self.length(kind), -1)
 
     def item_vectors(self) -> Tensor:
         """Matching vectors of all items in table order: float32 [N, E]."""

@@ -78,7 +78,12 @@ class Encoder(ABC):
     @property
     @abstractmethod
     def width(self) -> int:
-        """Length of a vector."""
+        """Length of a vector, all its tokens together."""
+
+    @property
+    def tokens(self) -> int:
+        """How many vectors of equal width a row is made of (see `schema.Features`)."""
+        return 1
 
     @abstractmethod
     def identity(self, item: Item) -> bytes | None:
