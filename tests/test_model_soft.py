@@ -89,7 +89,7 @@ def test_a_bundle_with_added_items_holds_them_alone(tmp_path: Path, tiny_base: P
 
 
 def _patches(tokens: int) -> dict[str, Features]:
-    """Pictures of `tokens` patches, each 3 numbers wide; the patches of item "1" are those of "0" the other way round."""
+    """Pictures of `tokens` patches, 3 numbers each; item "1" has those of "0" the other way round."""
     ids = ("0", "1", "2")
     rows = np.random.default_rng(4).standard_normal((3, tokens, 3)).astype(np.float32)
     rows[1] = rows[0, ::-1]

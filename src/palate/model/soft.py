@@ -75,8 +75,8 @@ class SoftTokens(nn.Module):
         for m, t in tables.items():
             if (t.width, t.tokens) != (self.widths[m], self.tokens[m]):
                 raise FeatureError(
-                    f"{m} features: expected {self.widths[m]} numbers an item in {self.tokens[m]} tokens, got {t.width} "
-                    f"in {t.tokens}"
+                    f"{m} features: expected {self.widths[m]} numbers an item in {self.tokens[m]} tokens, "
+                    f"got {t.width} in {t.tokens}"
                 )
             if t.width % t.tokens:
                 raise FeatureError(f"{m} features: {t.width} numbers an item cannot be {t.tokens} tokens of one width")
