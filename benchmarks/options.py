@@ -44,7 +44,7 @@ def sections(text: str, known: Sequence[str]) -> set[str]:
 def setting(options: argparse.Namespace) -> dict[str, Any]:
     """The flags as they were, without paths of this machine."""
     kept = {k: v for k, v in vars(options).items() if k != "json"}
-    for name in ("data", "adapter", "base"):
+    for name in ("data", "adapter", "base", "pictures", "source"):
         value = kept.get(name)
         if isinstance(value, str) and ("/" in value or "\\" in value):
             form, colon, path = value.rpartition(":") if value.startswith("path:") else ("", "", value)

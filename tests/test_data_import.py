@@ -355,6 +355,6 @@ def test_movielens_100k_by_name(tmp_path: Path) -> None:
     assert len(data.catalog) == 1682
     numbers = data.histories.interactions
     assert (len(numbers), len(numbers.items), len(data.users)) == (943, 100_000, 943)
-    assert not (data.folder / "rejects.jsonl").exists()
+    assert not data.rejects.reasons
     assert data.catalog.find("usual suspects")[0] == ("12", 0.95)
     assert (np.diff(numbers.indptr) >= 20).all()

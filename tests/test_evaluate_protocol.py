@@ -196,7 +196,7 @@ def test_request_from_events_cuts_off_the_positive():
     case = FULL.cases(data)[0]
     events = [Event("i5", context={"place": "home"}), Event("i6"), Event("i7", rating=5.0)]
     assert case.request(data, events).history == tuple(events[:2])
-    with pytest.raises(DataError, match="expected events that start with the 2 history items"):
+    with pytest.raises(DataError, match="expected events that hold the 2 history items"):
         case.request(data, events[1:])
 
 

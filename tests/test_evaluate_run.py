@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from palate.apps.commands import evaluate as command
 from palate.apps.plots import learning_curve, system_bars
+from palate.config import PromptConfig
 from palate.errors import BundleError, ConfigError, DataError
 from palate.evaluate import evaluate, per_user
 from palate.evaluate.baselines import RecommenderSystem, base_of, baseline, features_for, parse
@@ -154,6 +155,8 @@ def test_parse_baselines():
 
 class Echo:
     """A stand-in recommender: the item's number is its score; it answers in reverse and may skip one."""
+
+    config = PromptConfig()
 
     def __init__(self, skip=None):
         self.skip = skip

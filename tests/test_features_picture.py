@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from palate.features.picture import MAX_BYTES, centre_square, decode, decoding, read_bounded, tamed
 from palate.features.problem import Unusable
@@ -29,16 +29,21 @@ def colour(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG whose header promises width x height pixels and holds none."""
+def png(header: bytes, pixels: bytes) -> bytes:
+    """A PNG of one header and compressed pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def png_header(width: int, height: int) -> bytes:
+    """A PNG whose header promises width x height pixels and holds none."""
+    return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), zlib.compress(b""))
+
+
+FORMS = ("JPEG", "PNG", "WEBP")
 RED = (220, 30, 40)
 
 
@@ -83,6 +88,43 @@ def test_exif_rotation_is_applied() -> None:
     assert upright.size == (20, 40)
     np.testing.assert_allclose(colour(upright.crop((2, 2, 18, 16))), RED, atol=12)
     np.testing.assert_allclose(colour(upright.crop((2, 24, 18, 38))), (0, 0, 255), atol=12)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_every_exif_orientation_is_as_pillow_turns_it(orientation: int, form: str) -> None:
+    x, y = np.meshgrid(np.arange(24), np.arange(16))
+    picture = Image.fromarray(np.stack([x * 10, y * 15, x + y], axis=-1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture, form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = ImageOps.exif_transpose(image).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(decode(data)), np.asarray(wanted))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.binary(max_size=60), st.sampled_from([b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08"]), st.sampled_from(FORMS))
+def test_damaged_metadata_costs_no_picture(tail: bytes, head: bytes, form: str) -> None:
+    data = encoded(Image.new("RGB", (40, 30), RED), form, exif=head + tail)
+    with decoding():
+        image = decode(data)
+    assert set(image.size) == {30, 40}
+    np.testing.assert_allclose(colour(image), RED, atol=6)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_a_channel(kind: int, channels: int) -> None:
+    """PNG colour types grey, RGB, grey and alpha, RGBA; half full, half opaque on white where there is alpha."""
+    pixels = zlib.compress((b"\0" + b"\x80\0" * channels * 8) * 8)
+    image = decode(png(struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0), pixels))
+    np.testing.assert_allclose(colour(image), [191 if kind >= 4 else 128] * 3, atol=1)
+
+
+def test_the_content_tells_the_format_not_the_name(tmp_path: Path) -> None:
+    for form, name in (("GIF", "a.jpg"), ("PNG", "a.gif"), ("WEBP", "a.png"), ("JPEG", "no ending")):
+        (tmp_path / name).write_bytes(encoded(Image.new("RGB", (40, 30), RED), form))
+        np.testing.assert_allclose(colour(decode(read_bounded(tmp_path / name, MAX_BYTES))), RED, atol=6)
 
 
 def test_an_animation_gives_its_first_frame() -> None:

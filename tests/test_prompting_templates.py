@@ -14,7 +14,9 @@ from palate.errors import TemplateError
 from palate.prompting import load, names
 from palate.prompting import template as templates
 
-SHIPPED = ["chat", "explain", "letters", "next_item", "rating", "sequence", "yes_no"]
+SHIPPED = [
+    "chat", "explain", "letters", "next_item", "next_item_reviews", "rating", "sequence", "sequence_profile", "yes_no",
+]  # fmt: skip
 YES_NO: dict[str, Any] = {
     "name": "mine",
     "mode": "yes_no",

@@ -67,8 +67,8 @@ def test_excluded_entries_stay_excluded() -> None:
 
 def test_ranks_and_ndcg() -> None:
     scores = np.array([[0.3, 0.9, 0.3], [0.3, 0.9, 0.3], [1, 2, 3]], dtype=np.float32)
-    assert target_ranks(scores, ints(0, 2, 2)).tolist() == [2, 3, 1]
-    assert ndcg(scores, ints(0, 2, 2)) == pytest.approx((1 / np.log2(3) + 0.5 + 1) / 3)
+    assert target_ranks(scores, ints(0, 2, 2)).tolist() == [2.5, 2.5, 1]
+    assert ndcg(scores, ints(0, 2, 2)) == pytest.approx((2 / np.log2(3.5) + 1) / 3)
     assert ndcg(scores, ints(0, -1, 2), k=1) == pytest.approx(0.5)
     assert ndcg(scores, ints(-1, -1, -1)) == 0
 

@@ -132,6 +132,7 @@ def test_loss_falls_and_the_bundle_is_whole(config: Path, tmp_path: Path) -> Non
 def test_the_saved_bundle_scores_as_the_best_weights_did(config: Path, tmp_path: Path) -> None:
     from palate import prompting
     from palate.data import Dataset
+    from palate.evaluate import PROTOCOLS
     from palate.model import bundle
     from palate.train.prepare import make_serializer
     from palate.train.validate import HEADLINE, Validator
@@ -144,6 +145,7 @@ def test_the_saved_bundle_scores_as_the_best_weights_did(config: Path, tmp_path:
         dataset.histories.interactions,
         make_serializer(settings, dataset, loaded),
         prompting.load("sequence"),
+        protocol=PROTOCOLS["loo-full"],
         users=100,
         budget=900,
         profiles=dataset.users,

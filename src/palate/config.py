@@ -81,6 +81,17 @@ class EncoderConfig(Config):
     options: dict[str, Any] = {}
 
 
+class CaptionConfig(Config):
+    """One text field written from a medium: which captioner plug-in reads it, from which weights."""
+
+    captioner: str = "labels"
+    medium: str | None = None
+    """Which of an item's media to read; None takes what the captioner is made for."""
+    source: str | None = None
+    """Model source (alias, hub:, path:, pypi:); None takes the captioner's embedded default, if it has one."""
+    options: dict[str, Any] = {}
+
+
 # --- prompting --------------------------------------------------------------------------------------
 
 
@@ -95,6 +106,21 @@ class PromptConfig(Config):
     """History items a soft-token sequence (embedding mode) shows at most."""
     max_field_chars: int = Field(300, ge=8)
     """Any one text field is cut to this many characters."""
+    templates: dict[str, str] = {}
+    """Shipped template -> the one to use in its place, such as next_item: next_item_reviews."""
+    context: tuple[Literal["time_of_day", "weekday", "season"], ...] = ()
+    """What prompts say of the time of a request: in training that of the event asked about, else what the caller gives
+    as `time`. Without a time zone or a hemisphere what depends on them stays unknown."""
+    timezone: str | None = None
+    """Of all users, as +02:00 or Europe/Berlin; a request may bring its own."""
+    hemisphere: Literal["north", "south"] | None = None
+    """Of all users, for the season; a request may bring its own."""
+    interests: bool = False
+    """Sum up in one line what a prompt has no room for of a long history; written among the profile."""
+
+    def template(self, name: str) -> str:
+        """The template in use where the shipped one is called `name`."""
+        return self.templates.get(name, name)
 
 
 # --- model ------------------------------------------------------------------------------------------
@@ -187,6 +213,9 @@ class TrainConfig(Config):
     patience: int = Field(3, ge=1)
     """Validations without a better NDCG@10 before training stops early."""
     gradient_checkpointing: bool = False
+    protocol: str = "loo-full"
+    """What training must not see, and what validation asks: loo-full, temporal, or cold-items, which keeps whole items
+    out; options as `palate evaluate --protocol` takes them."""
 
 
 class RunConfig(Config):
@@ -198,6 +227,8 @@ class RunConfig(Config):
     media: str | None = None
     """Folder with extra item fields and media for a known data set."""
     features: dict[str, EncoderConfig] = {"image": EncoderConfig(), "behaviour": EncoderConfig()}
+    captions: dict[str, CaptionConfig] = {}
+    """Text field to write -> captioner; prompts show these fields, and text encoders read them."""
     prompt: PromptConfig = PromptConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -35,12 +35,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One user-item interaction. `timestamp` in seconds since 1970; None where the table has none."""
+    """One user-item interaction. `timestamp` in seconds since 1970; None where the table has none.
+
+    review: what the user wrote about the item, in their words.
+    """
 
     item_id: str
     timestamp: float | None = None
     rating: float | None = None
     context: Mapping[str, str] = field(default_factory=dict)
+    review: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from functools import cached_property
 from pathlib import Path
@@ -28,16 +29,26 @@ NEAR = 200
 
 
 class Catalog(Mapping[str, Item]):
-    """Item id -> Item, in file order. N items; `index` is the index space of every other table."""
+    """Item id -> Item, in file order. N items; `index` is the index space of every other table.
+
+    written: text fields that were added to the table (see `with_fields`); the fingerprint leaves them out.
+    """
 
     def __init__(
-        self, records: Records, title: str, text: Sequence[str], media: Mapping[str, str], folder: Path
+        self,
+        records: Records,
+        title: str,
+        text: Sequence[str],
+        media: Mapping[str, str],
+        folder: Path,
+        written: Sequence[str] = (),
     ) -> None:
         self.records = records
         self.title_column = title
         self.text_fields = tuple(text)
         self.media_columns = dict(media)
         self.folder = folder
+        self.written = tuple(written)
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -85,6 +96,31 @@ class Catalog(Mapping[str, Item]):
         """large_string [N]."""
         return self.records.columns[self.title_column]
 
+    def with_fields(self, fields: Mapping[str, Mapping[str, str]]) -> Catalog:
+        """The catalogue with further text fields: field -> item id -> text; an item that is not named has none.
+
+        Raises DataError where a field is already there or an item is not.
+        """
+        taken = {"item_id", "title", *self.records.columns}
+        added = {}
+        for name, texts in fields.items():
+            if not name.strip() or name in taken:
+                raise DataError(
+                    f"expected a new name for a text field, got {name!r}; the items have {', '.join(self.text_fields)}"
+                )
+            for item_id in texts.keys() - self.records.index.keys():
+                self.index(item_id)  # raises, with the nearest id
+            added[name] = pa.array([texts.get(i, "") for i in self.item_ids], pa.large_string())
+        records = replace(self.records, columns={**self.records.columns, **added})
+        return Catalog(
+            records,
+            self.title_column,
+            (*self.text_fields, *added),
+            self.media_columns,
+            self.folder,
+            (*self.written, *added),
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of ids, titles, text fields and media paths, in file order."""
@@ -92,7 +128,8 @@ class Catalog(Mapping[str, Item]):
         hasher.names("id", self.item_ids)
         hasher.strings("title", [self.titles])
         for name in self.text_fields:
-            hasher.strings(f"text {name}", [self.records.columns[name]])
+            if name not in self.written:
+                hasher.strings(f"text {name}", [self.records.columns[name]])
         for modality, column in sorted(self.media_columns.items()):
             hasher.strings(f"media {modality}", [self.records.columns[column]])
         return hasher.digest()

@@ -22,6 +22,9 @@ to `rejects.jsonl`; too many rejected rows stop the work, see `rejects.RejectLog
 | an empty, cut or corrupt file, a missing column | DataError |
 | a medium outside the folder (`..`, absolute, by a link) | refused and recorded, the item stays |
 | a medium that is not there | recorded as missing, the item stays |
+| a fact with an empty cell, a link of an item that the item table lacks | rejected |
+| a fact about no item, of a relation not asked for, whose object is an id without a name, said before, or beyond \
+the number one field takes | left out, counted by relation and reason |
 """
 
 from __future__ import annotations
@@ -105,7 +108,7 @@ def _imported(path: Path) -> tuple[list[tuple[str, str, str, int]], list[Reject]
     first: list[Reject] = []
     for reject in read_rejects(path):
         key = (reject.kind, reject.file, reject.reason)
-        counts[key] = counts.get(key, 0) + 1
+        counts[key] = counts.get(key, 0) + reject.count
         if len(first) < SHOWN:
             first.append(reject)
     return [(*key, n) for key, n in sorted(counts.items(), key=lambda kv: -kv[1])], first

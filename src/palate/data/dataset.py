@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from palate.data import columns as col
-from palate.data import events, histories, media, records, tables
+from palate.data import events, histories, knowledge, media, records, tables
 from palate.data.catalog import Catalog
 from palate.data.fingerprint import Hasher, combine
 from palate.data.histories import Histories
@@ -98,12 +98,25 @@ class Dataset:
                     rejects.close()
                     _keep(found, folder)
         rejects.path = folder / REJECTS_FILE if rejects.reasons else None
-        if rejects.reasons:
+        if rejects.total or rejects.media:
             log.warning(
                 "%s: %d bad rows and %d bad media left out, see %s",
                 folder, rejects.total, rejects.media, REJECTS_FILE,
             )  # fmt: skip
         return cls(folder, spec, parts.catalog, parts.histories, parts.users, rejects)
+
+    def with_fields(self, fields: Mapping[str, Mapping[str, str]]) -> Self:
+        """The data set with further text fields on its items, such as captions: field -> item id -> text.
+
+        Prompts write them beside the title of history items and candidates, after the fields of `show`. The
+        fingerprint stays that of the data set itself. Raises DataError where a field is already there or an
+        item is not.
+        """
+        if not fields:
+            return self
+        shown = {"history": (*self.show.history, *fields), "candidate": (*self.show.candidate, *fields)}
+        spec = self.spec.model_copy(update={"show": self.show.model_copy(update=shown)})
+        return replace(self, spec=spec, catalog=self.catalog.with_fields(fields))
 
     @property
     def name(self) -> str:
@@ -148,13 +161,17 @@ def _load(folder: Path, spec: DatasetSpec, rejects: RejectLog) -> Tables:
     users = Users(Records((), {}, np.empty(0, dtype=np.int64), 0), ())
     if spec.users is not None:
         users = load_users(tables.source(folder, spec.users), spec, rejects)
+    if spec.knowledge is not None:
+        catalog = knowledge.join(
+            catalog, knowledge.sources(folder, spec.knowledge), spec.knowledge, rejects, spec.items.id
+        )
     check_show(spec, catalog)
     path = folder / spec.interactions.path
     source = tables.source(folder, spec.interactions)
     clean = histories.from_clean(path, spec.interactions, catalog.records.index, list(users))
     if clean is None:
         table = events.collect(source, spec.interactions, catalog.records.index, rejects)
-        clean = histories.from_events(table, catalog.item_ids, spec.interactions.context, list(users))
+        clean = histories.from_events(table, catalog.item_ids, spec.interactions, list(users))
     return Tables(catalog, clean, users)
 
 

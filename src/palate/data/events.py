@@ -32,7 +32,7 @@ class EventTable:
 
     user_ids: the users seen; users: int32 [E] into them; items: int32 [E] into the catalogue;
     timestamps: float64 [E] and ratings: float32 [E], NaN unknown; order: int64 [E] into `context`'s rows;
-    context: one large_string column a context field, in file order.
+    context: one large_string column a context field and one of reviews, in file order.
     """
 
     user_ids: tuple[str, ...]
@@ -82,7 +82,7 @@ class _Collector:
         codes = _grow(users.take(rows), self.user_codes)
         floats = ratings[kept].astype(np.float32)
         self.parts.append((codes, known[kept], times[kept], floats, chunk.lines[kept]))
-        return pa.table({c: col.text(_cells(table, c)).take(rows) for c in spec.context})
+        return pa.table({c: col.text(_cells(table, c)).take(rows) for c in spec.kept})
 
     def _optional(self, table: pa.Table, name: str | None, parse: Any) -> tuple[NDArray[np.float64], Bools]:
         if name is None or name not in table.column_names:
@@ -117,7 +117,7 @@ def collect(
     """
     collector = _Collector(spec, item_index, src.name, log)
     before = log.rows[src.name]
-    schema = pa.schema([(c, pa.large_string()) for c in spec.context])
+    schema = pa.schema([(c, pa.large_string()) for c in spec.kept])
     held: list[pa.Table] = []
     with ExitStack() as stack:
         writer = None
@@ -125,12 +125,12 @@ def collect(
             if n == 0:
                 _require_all(chunk, src.name, spec)
             context = collector.add(chunk)
-            if spec.context and spill is not None:
+            if spec.kept and spill is not None:
                 writer = writer or stack.enter_context(pa.ipc.new_file(str(spill), schema))
                 writer.write_table(context.cast(schema))
-            elif spec.context:
+            elif spec.kept:
                 held.append(context.cast(schema))
-    if spec.context and spill is not None:
+    if spec.kept and spill is not None:
         context = pa.ipc.open_file(pa.memory_map(str(spill))).read_all()
     else:
         context = pa.concat_tables(held) if held else schema.empty_table()
@@ -143,8 +143,8 @@ def _require_all(chunk: Chunk, file: str, spec: InteractionsSpec) -> None:
     for role, name in (("timestamp", spec.timestamp), ("rating", spec.rating)):
         if name is not None:
             require(chunk.table, name, file, role)
-    for name in spec.context:
-        require(chunk.table, name, file, "context")
+    for name in spec.kept:
+        require(chunk.table, name, file, "review" if name == spec.review else "context")
 
 
 def _ordered(collector: _Collector, context: pa.Table, file: str, log: RejectLog, before: int) -> EventTable:
@@ -241,11 +241,16 @@ def write(events: EventTable, item_ids: tuple[str, ...], spec: InteractionsSpec,
         fields.append(pa.field(spec.rating, pa.float32()))
     if spec.timestamp is not None:
         fields.append(pa.field(spec.timestamp, pa.float64()))
-    fields += [pa.field(c, pa.large_string()) for c in spec.context]
+    fields += [pa.field(c, pa.large_string()) for c in spec.kept]
     schema = pa.schema(fields, metadata={MARK: LAYOUT})
     with pq.ParquetWriter(path, schema, compression="zstd", dictionary_pagesize_limit=8 << 20) as writer:
         for block in _blocks(events, item_ids, spec, schema):
             writer.write_table(block)
+
+
+def is_clean(path: Path) -> bool:
+    """Whether `write` wrote the file."""
+    return path.suffix == ".parquet" and (pq.read_schema(path).metadata or {}).get(MARK) == LAYOUT
 
 
 def _blocks(
@@ -262,5 +267,5 @@ def _blocks(
             arrays.append(pa.array(events.ratings[start:stop], pa.float32(), from_pandas=True))
         if spec.timestamp is not None:
             arrays.append(pa.array(events.timestamps[start:stop], pa.float64(), from_pandas=True))
-        arrays += [events.context_rows(c, start, stop) for c in spec.context]
+        arrays += [events.context_rows(c, start, stop) for c in spec.kept]
         yield pa.table(arrays, schema=schema)

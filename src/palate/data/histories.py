@@ -1,4 +1,4 @@
-"""Histories: who chose what and when, as one set of arrays, with the context of every event."""
+"""Histories: who chose what and when, as one set of arrays, with the context and the review of every event."""
 
 from __future__ import annotations
 
@@ -11,25 +11,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from palate.data.events import LAYOUT, MARK, Codes, EventTable, gather
+from palate.data.events import Codes, EventTable, gather, is_clean
 from palate.data.fingerprint import Hasher
 from palate.data.spec import InteractionsSpec
 from palate.errors import DataError
 from palate.schema import Event, Interactions
 
-Context = Mapping[str, pa.ChunkedArray]
+Texts = Mapping[str, pa.ChunkedArray]
 
 
 class Histories:
-    """Time-ordered events of all users. `interactions` holds the numbers, context is read when first asked
-    for."""
+    """Time-ordered events of all users. `interactions` holds the numbers; texts, which are context and reviews, are
+    read when first asked for.
+
+    text_fields: the columns of text; review: the one of them that holds what the user wrote.
+    """
 
     def __init__(
-        self, interactions: Interactions, context_fields: Sequence[str], context: Callable[[], Context]
+        self,
+        interactions: Interactions,
+        text_fields: Sequence[str],
+        texts: Callable[[], Texts],
+        review: str | None = None,
     ) -> None:
         self.interactions = interactions
-        self.context_fields = tuple(context_fields)
-        self._read_context = context
+        self.text_fields = tuple(text_fields)
+        self.review = review
+        self._read_texts = texts
+
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """The columns of text but the review."""
+        return tuple(c for c in self.text_fields if c != self.review)
 
     def __len__(self) -> int:
         return len(self.interactions)
@@ -58,12 +71,14 @@ class Histories:
         data = self.interactions
         start, stop = int(data.indptr[n]), int(data.indptr[n + 1])
         contexts = self.context(user_id)
+        reviews = self._texts[self.review].slice(start, stop - start).to_pylist() if self.review else None
         return tuple(
             Event(
                 data.item_ids[data.items[e]],
                 None if np.isnan(data.timestamps[e]) else float(data.timestamps[e]),
                 None if np.isnan(data.ratings[e]) else float(data.ratings[e]),
                 contexts[e - start],
+                reviews[e - start] if reviews else "",
             )
             for e in range(start, stop)
         )
@@ -72,24 +87,24 @@ class Histories:
         """The context fields of each of the user's events, oldest first; only fields that hold something."""
         n = self.user(user_id)
         start, stop = int(self.interactions.indptr[n]), int(self.interactions.indptr[n + 1])
-        columns = {c: self._context[c].slice(start, stop - start).to_pylist() for c in self.context_fields}
+        columns = {c: self._texts[c].slice(start, stop - start).to_pylist() for c in self.context_fields}
         return tuple({c: v[e] for c, v in columns.items() if v[e]} for e in range(stop - start))
 
     def filled(self) -> dict[str, int]:
-        """Context field -> how many events hold something in it."""
+        """Column of text -> how many events hold something in it."""
         counts = {}
-        for name in self.context_fields:
-            column = self._context[name]
+        for name in self.text_fields:
+            column = self._texts[name]
             counts[name] = int(pc.sum(pc.not_equal(column, "")).as_py() or 0)
         return counts
 
     @cached_property
-    def _context(self) -> Context:
-        return self._read_context()
+    def _texts(self) -> Texts:
+        return self._read_texts()
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of users, items, order, times, ratings and context."""
+        """sha256 of users, items, order, times, ratings, context and reviews."""
         data = self.interactions
         hasher = Hasher("histories")
         hasher.names("users", data.user_ids)
@@ -98,23 +113,23 @@ class Histories:
         hasher.numbers("items", data.items)
         hasher.numbers("timestamps", data.timestamps)
         hasher.numbers("ratings", data.ratings)
-        for name in self.context_fields:
-            hasher.strings(f"context {name}", self._context[name].chunks)
+        for name in self.text_fields:
+            hasher.strings(f"context {name}", self._texts[name].chunks)
         return hasher.digest()
 
 
 def from_events(
-    events: EventTable, item_ids: tuple[str, ...], fields: Sequence[str], more_users: Sequence[str]
+    events: EventTable, item_ids: tuple[str, ...], spec: InteractionsSpec, more_users: Sequence[str]
 ) -> Histories:
     """Histories of checked events; users of `more_users` without any event follow with an empty history."""
 
-    def context() -> Context:
-        return {c: pa.chunked_array([gather(events.context[c], events.order)]) for c in fields}
+    def texts() -> Texts:
+        return {c: pa.chunked_array([gather(events.context[c], events.order)]) for c in spec.kept}
 
     interactions = _interactions(
         events.user_ids, events.users, events.items, (events.timestamps, events.ratings), item_ids, more_users
     )
-    return Histories(interactions, fields, context)
+    return Histories(interactions, spec.kept, texts, spec.review)
 
 
 def _interactions(
@@ -139,11 +154,11 @@ def from_clean(
 
     None where the file is not one, or no longer fits the catalogue or the spec: then it is read as any table.
     """
-    if path.suffix != ".parquet" or (pq.read_schema(path).metadata or {}).get(MARK) != LAYOUT:
+    if not is_clean(path):
         return None
     wanted = [c for c in (spec.user, spec.item, spec.rating, spec.timestamp) if c is not None]
     present = pq.read_schema(path).names
-    if not {*wanted, *spec.context} <= set(present):
+    if not {*wanted, *spec.kept} <= set(present):
         return None
     table = pq.read_table(path, columns=wanted, read_dictionary=[spec.user, spec.item], memory_map=True)
     if any(table[c].null_count for c in (spec.user, spec.item)):
@@ -166,14 +181,14 @@ def from_clean(
 
     opened = _stamp(path)
 
-    def context() -> Context:
+    def texts() -> Texts:
         if _stamp(path) != opened:
             raise DataError(f"{path}: the table was changed after it was opened; open the data set again")
-        columns = pq.read_table(path, columns=list(spec.context), memory_map=True)
-        return {c: columns[c] for c in spec.context}
+        columns = pq.read_table(path, columns=list(spec.kept), memory_map=True)
+        return {c: columns[c] for c in spec.kept}
 
     interactions = _interactions(seen, users, items, (times, ratings), tuple(item_index), more_users)
-    return Histories(interactions, spec.context, context)
+    return Histories(interactions, spec.kept, texts, spec.review)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

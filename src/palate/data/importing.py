@@ -6,18 +6,20 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from palate.data import dataset as ds
-from palate.data import enrich, events, media, records
+from palate.data import enrich, events, knowledge, media, records
 from palate.data.catalog import Catalog
 from palate.data.dataset import Dataset, Users
 from palate.data.readers import Layout, Reader
 from palate.data.rejects import REJECTS_FILE, RejectLog
 from palate.data.spec import SPEC_FILE, DatasetSpec
+from palate.data.tables import TableSource
 from palate.errors import DataError, did_you_mean
 from palate.registry import plugin, plugins
 
@@ -33,13 +35,15 @@ def import_dataset(
     media: str | Path | None = None,
     reader: str | None = None,
     max_rejects: float | None = None,
+    language: str | None = None,
 ) -> Dataset:
     """Import a data set into the folder `out` and open it.
 
     name_or_path: a known name (`ml-100k`, fetched once) or a folder. media: a folder with an item table
     (item_id, text fields, media paths) and media files, merged into the items by id. reader: a plug-in
     name; None tries all. max_rejects: rows a table may lose, as a number or as a share below 1; None is 1%,
-    at least 100 rows, at most half of the table.
+    at least 100 rows, at most half of the table. language: of the texts, written to dataset.yaml; a layout that
+    has them in several gives these; None is what the layout says, or English.
 
     Rows stream through; in memory stay the item and user tables and 40 bytes an event. An existing data set
     at `out` is replaced at the end, and kept where anything fails. Raises DataError (unknown layout,
@@ -48,7 +52,11 @@ def import_dataset(
     """
     out = Path(out).expanduser()
     origin, reader_name = _origin(name_or_path, reader)
-    layout = find_reader(origin, reader_name).read(origin)
+    found = find_reader(origin, reader_name)
+    found.language = language or found.language
+    layout = found.read(origin)
+    if language is not None:
+        layout = replace(layout, spec=layout.spec.model_copy(update={"language": language}))
     _check_out(out, origin)
     with _fresh(out) as work:
         with RejectLog(work / REJECTS_FILE, max_rejects, _left(out)) as rejects:
@@ -133,6 +141,8 @@ def _fresh(out: Path) -> Iterator[Path]:
 def _write(layout: Layout, work: Path, extra: Path | None, rejects: RejectLog) -> None:
     """Clean tables, media and dataset.yaml into `work`."""
     spec = layout.spec
+    for reject in layout.left_out:
+        rejects.add(reject)
     wanted = None if spec.items.text is None else [*spec.items.text, *spec.items.media.values()]
     table = records.load(layout.items, spec.items.id, wanted, rejects, title=spec.items.title)
     catalog = ds.catalog_of(table, spec.items, layout.media_folder or work, rejects)
@@ -140,6 +150,8 @@ def _write(layout: Layout, work: Path, extra: Path | None, rejects: RejectLog) -
         media.copy(media.paths(ds.media_arrays(catalog)), layout.media_folder, work)
     if extra is not None:
         catalog = enrich.merge(catalog, extra, work, rejects)
+    if layout.knowledge is not None and spec.knowledge is not None:
+        catalog = knowledge.join(catalog, layout.knowledge, spec.knowledge, rejects, spec.items.id)
     users = None
     if layout.users is not None:
         users = ds.load_users(layout.users, spec, rejects)
@@ -149,9 +161,11 @@ def _write(layout: Layout, work: Path, extra: Path | None, rejects: RejectLog) -
     if users is not None and spec.users is not None:
         _write_records(work / USERS, spec.users.id, users.records)
     spill = work / ".context.arrow"
-    found = events.collect(layout.interactions, spec.interactions, catalog.records.index, rejects, spill)
-    if not len(found):
-        raise DataError(f"{layout.interactions.name}: expected at least one good event, found none")
+    source = layout.interactions or TableSource(work, INTERACTIONS, "arrow", batches=lambda: iter(()))
+    found = events.collect(source, spec.interactions, catalog.records.index, rejects, spill)
+    alone = layout.interactions is None or events.is_clean(layout.interactions.path)  # a catalogue, imported again
+    if not len(found) and not alone:
+        raise DataError(f"{source.name}: expected at least one good event, found none")
     events.write(found, catalog.item_ids, spec.interactions, work / INTERACTIONS)
     del found
     spill.unlink(missing_ok=True)
@@ -159,7 +173,7 @@ def _write(layout: Layout, work: Path, extra: Path | None, rejects: RejectLog) -
 
 
 def _final_spec(spec: DatasetSpec, catalog: Catalog, users: Users | None) -> DatasetSpec:
-    """The spec of the clean folder: same columns, Parquet files."""
+    """The spec of the clean folder: same columns, Parquet files; what a knowledge table said is among the items."""
     plain = {"encoding": "utf-8", "separator": None, "quote": True}
     items = spec.items.model_copy(
         update={"path": ITEMS, "text": catalog.text_fields, "media": catalog.media_columns, **plain}
@@ -168,7 +182,7 @@ def _final_spec(spec: DatasetSpec, catalog: Catalog, users: Users | None) -> Dat
     people = None
     if users is not None and spec.users is not None:
         people = spec.users.model_copy(update={"path": USERS, "profile": users.fields, **plain})
-    return spec.model_copy(update={"items": items, "interactions": interactions, "users": people})
+    return spec.model_copy(update={"items": items, "interactions": interactions, "users": people, "knowledge": None})
 
 
 def _write_records(path: Path, id_column: str, table: records.Records) -> None:

@@ -22,14 +22,16 @@ SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One bad row (kind `row`: left out) or one bad medium (kind `media`: its item stays)."""
+    """One bad row (kind `row`: left out), one bad medium (kind `media`: its item stays), or `count` sound facts that
+    have no place among the items (kind `fact`), `value` being one of them."""
 
     file: str
     line: int | None
     column: str
     value: str
     reason: str
-    kind: Literal["row", "media"] = "row"
+    kind: Literal["row", "media", "fact"] = "row"
+    count: int = 1
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}, line {self.line}"
@@ -83,7 +85,7 @@ class RejectLog:
 
     def add(self, reject: Reject) -> None:
         """Record one reject."""
-        self.reasons[reject.kind, reject.file, reject.reason] += 1
+        self.reasons[reject.kind, reject.file, reject.reason] += reject.count
         if reject.kind == "row":
             self.rows[reject.file] += 1
         if len(self.first) < SHOWN:
@@ -91,7 +93,8 @@ class RejectLog:
         if self.path is not None:
             if self._out is None:
                 self._out = self.path.open("w", encoding="utf-8")
-            self._out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
+            values = {k: v for k, v in asdict(reject).items() if k != "count" or v != 1}
+            self._out.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     def add_rows(self, file: str, lines: Iterable[int], column: str, values: Iterable[Any], reason: str) -> None:
         """Record many bad rows that share a column and a reason."""

@@ -48,8 +48,47 @@ class InteractionsSpec(TableSpec):
     """Seconds or milliseconds since 1970, or ISO 8601 (UTC where no zone is given)."""
     context: tuple[str, ...] = ()
     """Further columns kept as text with each event: time of day, place, device, ..."""
+    review: str | None = None
+    """What the user wrote about the item: a further column, or one of `context`."""
     rating_range: tuple[float, float] | None = None
     """Lowest and highest legal rating; a rating outside is rejected."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns kept as text with each event: context and review."""
+        return tuple(dict.fromkeys([*self.context, *([self.review] if self.review else [])]))
+
+
+class LinkSpec(TableSpec):
+    """Which entity of the knowledge table an item is: one row an item."""
+
+    item: str = "item_id"
+    entity: str = "entity_id"
+
+
+class NamesSpec(TableSpec):
+    """What the entities of the knowledge table are called: one row an entity."""
+
+    entity: str = "entity_id"
+    name: str = "name"
+
+
+class KnowledgeSpec(TableSpec):
+    """A knowledge table, one fact a row: (subject, relation, object). What it says of items become text fields."""
+
+    subject: str = "subject"
+    relation: str = "relation"
+    object: str = "object"
+    link: LinkSpec | None = None
+    """None where subjects are item ids."""
+    names: NamesSpec | None = None
+    relations: dict[str, str] | None = None
+    """Relation -> the field it fills; others are left out. None takes every relation, under its last part:
+    film.film.directed_by fills directed_by."""
+    literal: tuple[str, ...] = ()
+    """Relations whose objects are values, never entities: a year is not the item of that id."""
+    most: int = Field(5, ge=1)
+    """Objects one field of one item takes, the first in file order."""
 
 
 class UsersSpec(TableSpec):
@@ -90,15 +129,19 @@ class DatasetSpec(Config):
     items: ItemsSpec
     interactions: InteractionsSpec
     users: UsersSpec | None = None
+    knowledge: KnowledgeSpec | None = None
     show: Show = Show()
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> Self:
         items, events = self.items, self.interactions
+        told = self.knowledge
         for table, names in (
             ("items", [items.id, items.title, *(items.text or ()), *items.media.values()]),
-            ("interactions", [events.user, events.item, events.rating, events.timestamp, *events.context]),
+            ("interactions", [events.user, events.item, events.rating, events.timestamp, *events.kept]),
+            ("interactions", list(events.context)),
             ("users", [self.users.id, *(self.users.profile or ())] if self.users else []),
+            ("knowledge", [told.subject, told.relation, told.object] if told else []),
         ):
             named = [n for n in names if n is not None]
             twice = sorted({n for n in named if named.count(n) > 1})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +23,8 @@ class Split:
 
     whole, known: the events it was cut from and, per user, how many of them a test request may show (int64
     [U]); None where train plus the validation item is all there is.
+    held_out: item indices, int64 [n] in order, that no event of train, valid or a test history names; None where
+    no item is held out.
     """
 
     train: Interactions
@@ -27,6 +32,7 @@ class Split:
     test: Ints
     whole: Interactions | None = None
     known: Ints | None = None
+    held_out: Ints | None = None
 
     def valid_history(self, user: int) -> Ints:
         """Items a validation request of user number `user` may show, oldest first: int64 [H]."""
@@ -104,6 +110,54 @@ def temporal(
     )
 
 
+def cold_items(interactions: Interactions, *, share: float = 0.1, seed: int = 1) -> Split:
+    """Items nobody has seen: a seeded draw of `share` of the catalogue is held out with all its events.
+
+    train and valid are those of `leave_one_out` without the held-out items (a user whose validation item is held
+    out has none), so what was trained here may be asked the test items of leave-one-out too. test is the held-out
+    item each user chose last, -1 where there is none; its history is what the user had chosen before, without
+    held-out items. The draw depends on the item ids and the seed alone. Raises DataError where the share is not
+    between 0 and 1, or leaves nothing to train on or nothing held out.
+    """
+    held_out = held_out_items(interactions.item_ids, share, seed)
+    cold = np.zeros(len(interactions.item_ids), dtype=bool)
+    cold[held_out] = True
+    loo = leave_one_out(interactions)
+    train = _without(loo.train, cold)
+    if not len(train.items):
+        raise DataError(f"holding out {len(held_out)} of {len(cold)} items leaves no event to train on")
+    valid = np.where((loo.valid >= 0) & ~cold[loo.valid], loo.valid, -1)
+    events = cold[interactions.items]
+    places = np.flatnonzero(events)
+    last = np.full(len(interactions), -1, dtype=np.int64)
+    np.maximum.at(last, np.repeat(np.arange(len(last)), np.diff(interactions.indptr))[places], places)
+    test = np.where(last >= 0, interactions.items[last], -1)
+    before = np.arange(len(interactions.items)) < np.repeat(last, np.diff(interactions.indptr))
+    known = _counts(interactions, before & ~events)
+    return Split(train, valid, test, _without(interactions, cold), known, held_out)
+
+
+def held_out_record(item_ids: Sequence[str], held_out: Ints, share: float, seed: int) -> dict[str, Any]:
+    """What a bundle says of the items it never saw: share, seed, how many, and the sha256 of their sorted ids."""
+    state = hashlib.sha256()
+    for item_id in sorted(item_ids[int(i)] for i in held_out):
+        state.update(item_id.encode("utf-8", "surrogatepass") + b"\0")
+    return {"share": share, "seed": seed, "items": len(held_out), "sha256": state.hexdigest()}
+
+
+def held_out_items(item_ids: Sequence[str], share: float, seed: int) -> Ints:
+    """The indices of a seeded draw of `share` of the items, int64 [n] in order: those with the smallest digests, so
+    that the draw is the same in any catalogue order and a larger share holds out these and more.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"share: expected a share of the items between 0 and 1, got {share!r}")
+    count = round(share * len(item_ids))
+    if not count:
+        raise DataError(f"a share of {share} of {len(item_ids)} items holds out none; expected a larger share")
+    digests = [hashlib.blake2b(f"{seed}\0{i}".encode("utf-8", "surrogatepass")).digest() for i in item_ids]
+    return np.sort(np.array(sorted(range(len(digests)), key=digests.__getitem__)[:count], dtype=np.int64))
+
+
 def _quantile(times: np.ndarray, share: float) -> float:
     return float(times[min(len(times) - 1, int(np.floor(len(times) * (1 - share))))])
 
@@ -126,9 +180,18 @@ def _first(interactions: Interactions, start: Ints, stop: Ints) -> Ints:
 def _heads(interactions: Interactions, lengths: Ints) -> Interactions:
     """The first `lengths` events of each user."""
     places = np.arange(len(interactions.items)) - np.repeat(interactions.indptr[:-1], np.diff(interactions.indptr))
-    kept = places < np.repeat(lengths, np.diff(interactions.indptr))
+    return _chosen(interactions, places < np.repeat(lengths, np.diff(interactions.indptr)))
+
+
+def _without(interactions: Interactions, items: Bools) -> Interactions:
+    """The events of all items but these: bool [N]."""
+    return _chosen(interactions, ~items[interactions.items])
+
+
+def _chosen(interactions: Interactions, kept: Bools) -> Interactions:
+    """The events in the mask, users and items as they were."""
     indptr = np.zeros_like(interactions.indptr)
-    np.cumsum(lengths, out=indptr[1:])
+    np.cumsum(_counts(interactions, kept), out=indptr[1:])
     return replace(
         interactions,
         indptr=indptr,

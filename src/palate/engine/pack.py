@@ -55,6 +55,7 @@ class Piece:
     number: of the job; part: 0 where the prompt is run, later parts stand behind what part 0 left in memory;
     last: no part follows. memory: prompt positions that are not run here; blocks: where part 0 finds them.
     branches: numbers of the branches that end here; paths: pack positions of each one's input tokens.
+    trunk: pack positions of the prompt's tokens, where it shares a tree with other prompts and is no run of its own.
     """
 
     number: int
@@ -67,11 +68,16 @@ class Piece:
     blocks: Sequence[Block] = ()
     branches: Sequence[int] = ()
     paths: Sequence[Ints] = ()
+    trunk: Ints | None = None
 
     @property
     def end(self) -> int:
         """Pack position of the prompt's last token."""
-        return self.start + self.prefix - 1
+        return self.start + self.prefix - 1 if self.trunk is None else int(self.trunk[-1])
+
+    def at(self, place: int) -> int:
+        """Pack position of one of the prompt's tokens that is run here."""
+        return self.start + place - self.memory if self.trunk is None else int(self.trunk[place])
 
 
 @dataclass(slots=True)

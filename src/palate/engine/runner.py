@@ -140,9 +140,13 @@ class Runner:
                 kept.length = piece.job.needed
             if piece.last:
                 held.pop(piece.number, None)
-        _tokens(self.model, hidden, packed.pieces, outputs, offset)
-        _labels(self.model, hidden, packed.pieces, outputs, offset)
-        _queries(self.model, hidden, packed.pieces, outputs, offset)
+        self._read(hidden, packed.pieces, outputs, offset)
+
+    def _read(self, hidden: Tensor, pieces: Sequence[Piece], outputs: list[Output], offset: int) -> None:
+        """Fill in what the jobs of these pieces ask for."""
+        _tokens(self.model, hidden, pieces, outputs, offset)
+        _labels(self.model, hidden, pieces, outputs, offset)
+        _queries(self.model, hidden, pieces, outputs, offset)
 
 
 def _memory(piece: Piece, rows: int, held: dict[int, Memory], prefixes: PrefixCache | None) -> Memory | None:
@@ -225,7 +229,7 @@ def _labels(model: Model, hidden: Tensor, pieces: Sequence[Piece], outputs: list
 def _queries(model: Model, hidden: Tensor, pieces: Sequence[Piece], outputs: list[Output], offset: int) -> None:
     asked = [p for p in pieces if p.job.read == "query"]
     if asked:
-        rows = [p.start + p.job.query_at - p.memory for p in asked]
+        rows = [p.at(p.job.query_at) for p in asked]
         queries = model.queries(hidden[torch.tensor(rows, device=hidden.device)]).cpu().numpy()
         for piece, query in zip(asked, queries, strict=True):
             outputs[piece.number + offset].query = _finite(query)

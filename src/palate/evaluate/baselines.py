@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palate.config import EncoderConfig, ModelConfig
+from palate import retrieve
+from palate.config import ModelConfig
 from palate.errors import BundleError, ConfigError, DataError, did_you_mean
 from palate.evaluate.protocol import EvalCase
+from palate.recommender.fused import FUSED, content_tables
 from palate.recommender.loading import resolve
 from palate.retrieve import Retriever, build, names
 from palate.schema import Features, Floats, Interactions
@@ -42,38 +43,16 @@ class RetrieverSystem:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """`ease:penalty=500:recency=10` -> ("ease", {"penalty": 500, "recency": 10}).
+    """A baseline as `retrieve.parse` reads it: name and options.
 
     An unknown name, an unknown option or a malformed one is a ConfigError that suggests the right one.
     """
-    name, *parts = text.split(":")
+    name = text.split(":", 1)[0]
     if name in ELSEWHERE:
         raise ConfigError(f"baseline {name!r} is not part of this version; choose one of: {', '.join(names())}")
     if name not in names():
         raise ConfigError(f"no baseline is called {name!r}; {did_you_mean(name, names())}")
-    options: dict[str, Any] = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise ConfigError(f"baseline {text!r}: expected options as name:option=value, got {part!r}")
-        options[key] = _value(value)
-    build(name, **options)
-    return name, options
-
-
-def _value(text: str) -> Any:
-    """A number, true, false, none, or the text itself."""
-    word = {"true": True, "false": False, "none": None}
-    if text.lower() in word:
-        return word[text.lower()]
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if math.isfinite(number):
-            return number
-    return text
+    return retrieve.parse(text)
 
 
 def baseline(
@@ -85,22 +64,25 @@ def baseline(
     return RetrieverSystem(name or text, fitted, len(train.item_ids))
 
 
-def features_for(text: str, dataset: Dataset, train: Interactions) -> dict[str, Features]:
-    """The feature tables a baseline reads: `dense` takes its modality (image, unless named); others none."""
-    kind, options = parse(text)
-    if kind != "dense":
-        return {}
-    from palate.features import compute
+def features_for(
+    text: str, dataset: Dataset, train: Interactions, own: Mapping[str, Features] | None = None
+) -> dict[str, Features]:
+    """The feature tables a baseline reads: `dense` takes its modality (image, unless named); others none.
 
-    modality = options.get("modality") or "image"
-    items = [dataset.catalog[i] for i in train.item_ids]
-    return compute(items, train, {modality: EncoderConfig()}).tables
+    own: tables at hand, such as those an adapter carries; they are used rather than computed.
+    """
+    return content_tables(text, dataset.catalog, train, own)
 
 
 class RecommenderSystem:
     """A recommender in one scoring mode. A candidate it gives no score to counts as "not proposed" (-inf)."""
 
     def __init__(self, recommender: Recommender, dataset: Dataset, mode: str | None, name: str, batch: int = 64):
+        if mode == FUSED:
+            raise ConfigError(
+                "mode 'fused' fits its retrievers on all events, those asked about too; evaluate it with "
+                "--fuse, which fits them on the train split"
+            )
         self.name = name
         self.recommender = recommender
         self.dataset = dataset
@@ -110,8 +92,9 @@ class RecommenderSystem:
     def score(self, cases: Sequence[EvalCase]) -> list[Floats]:
         """Scores in the order of `case.items(N)`, from requests that carry the case's own history."""
         histories = self.dataset.histories
+        timed = bool(self.recommender.config.context)
         requests = [
-            c.request(histories.interactions, histories.events(c.user_id), self.dataset.users.get(c.user_id))
+            c.request(histories.interactions, histories.events(c.user_id), self.dataset.users.get(c.user_id), timed)
             for c in cases
         ]
         answers = self.recommender.score(requests, mode=self.mode)

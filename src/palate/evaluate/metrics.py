@@ -135,6 +135,15 @@ def per_user(metric: str, ranks: ArrayLike, sizes: ArrayLike) -> Reals:
     raise ConfigError(f"no ranking metric is called {metric!r}; {did_you_mean(metric, known)}")
 
 
+def at_random(metric: str, sizes: ArrayLike) -> float:
+    """Mean of a metric under a uniformly random order of each list, exact: sizes [n], candidates per list."""
+    counts = np.asarray(sizes, dtype=np.int64)
+    if metric == "AUC":
+        return 0.5
+    values = per_user(metric, np.arange(1, counts.max() + 1), np.zeros(counts.max()))
+    return float((np.cumsum(values)[counts - 1] / counts).mean())
+
+
 # --- bootstrap ----------------------------------------------------------------------------------------
 
 

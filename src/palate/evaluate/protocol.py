@@ -6,17 +6,20 @@ Numbers of two runs may be compared when protocol, version, seed, data fingerpri
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from palate.data.splits import Split, leave_one_out, temporal
+from palate.data.splits import Split, cold_items, leave_one_out, temporal
 from palate.errors import ConfigError, DataError, did_you_mean
 from palate.schema import Bools, Event, Interactions, Ints, Request
 
 Part = Literal["valid", "test"]
+SplitBy = Literal["user", "time", "item"]
+SPLITS: Mapping[SplitBy, Callable[..., Split]] = {"user": leave_one_out, "time": temporal, "item": cold_items}
 SEED = 1
 
 
@@ -25,8 +28,9 @@ class EvalCase:
     """One user's test: rank `positive` among `candidates`, given `history`.
 
     user: index into `Interactions.user_ids`; history: int64 [H] item indices, oldest first, the user's first
-    H events; positive: item index; candidates: int64 [C] item indices, the positive among them, in an order
-    that depends on the user and the items only; None: every item not in the history (and the positive).
+    H events (of items that are not held out); positive: item index; candidates: int64 [C] item indices, the
+    positive among them, in an order that depends on the user and the items only; None: every item not in the
+    history (and the positive).
     """
 
     user: int
@@ -36,7 +40,11 @@ class EvalCase:
     candidates: Ints | None = None
 
     def allowed(self, items: int) -> Bools:
-        """The columns of a whole-catalogue score row that take part in a full ranking: bool [N]."""
+        """The columns of a whole-catalogue score row that take part in the ranking: bool [N]."""
+        if self.candidates is not None:
+            mask = np.zeros(items, dtype=bool)
+            mask[self.candidates] = True
+            return mask
         mask = np.ones(items, dtype=bool)
         mask[self.history] = False
         mask[self.positive] = True
@@ -51,29 +59,47 @@ class EvalCase:
         interactions: Interactions,
         events: Sequence[Event] | None = None,
         profile: Mapping[str, str] | None = None,
+        timed: bool = False,
     ) -> Request:
         """This case as a scoring request with item ids.
 
         events: all of the user's events, oldest first (`Histories.events`), which carry ratings and context;
-        None builds them from `interactions`. Nothing from the positive's own event enters the request. A case
-        without a history names no user: who scores it must not look one up and find the positive.
+        None builds them from `interactions`. timed: the context says when the request was made, which is when the
+        positive was chosen; nothing else from the positive's own event enters the request. A case without a history
+        names no user: who scores it must not look one up and find the positive.
         """
-        shown = self._events(interactions) if events is None else tuple(events[: len(self.history)])
         ids = interactions.item_ids
-        expected = tuple(ids[i] for i in self.history)
-        if tuple(e.item_id for e in shown) != expected:
-            raise DataError(
-                f"user {self.user_id!r}: expected events that start with the {len(expected)} history items "
-                "of the case, got others; pass the events of the same data set"
-            )
+        shown = self._shown(self._events(interactions) if events is None else events, [ids[i] for i in self.history])
         candidates = tuple(ids[i] for i in self.items(len(ids)))
         user_id = self.user_id if shown else None
-        return Request(self.user_id, user_id, shown, candidates, profile=dict(profile or {}))
+        context = self._time(interactions) if timed else {}
+        return Request(self.user_id, user_id, shown, candidates, context, dict(profile or {}))
+
+    def _time(self, interactions: Interactions) -> dict[str, str]:
+        """When the positive was chosen: the first time after the history."""
+        start, items = int(interactions.indptr[self.user]), interactions.sequence(self.user).tolist()
+        known = 0
+        for n, item in enumerate(items):
+            if known == len(self.history) and item == self.positive:
+                return at_time(float(interactions.timestamps[start + n]))
+            if known < len(self.history) and item == self.history[known]:
+                known += 1
+        return {}
+
+    def _shown(self, events: Sequence[Event], expected: Sequence[str]) -> tuple[Event, ...]:
+        """The events of the history's items, in order. Those of held-out items are passed over."""
+        shown = in_order(events, expected)
+        if len(shown) < len(expected):
+            raise DataError(
+                f"user {self.user_id!r}: expected events that hold the {len(expected)} history items "
+                "of the case in order, got others; pass the events of the same data set"
+            )
+        return shown
 
     def _events(self, interactions: Interactions) -> tuple[Event, ...]:
         start = int(interactions.indptr[self.user])
         made = []
-        for n, item in enumerate(self.history.tolist(), start):
+        for n, item in enumerate(interactions.sequence(self.user).tolist(), start):
             time, rating = float(interactions.timestamps[n]), float(interactions.ratings[n])
             made.append(
                 Event(
@@ -95,22 +121,29 @@ class Protocol:
 
     name: str
     version: int
-    split_by: Literal["user", "time"]
+    split_by: SplitBy
     negatives: int | None
     metrics: tuple[str, ...]
     description: str
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """Name and version: what a report quotes."""
-        return f"{self.name}/{self.version}"
+        """Name, version and options: what a report quotes."""
+        return ":".join([f"{self.name}/{self.version}", *(f"{k}={v}" for k, v in self.options.items())])
+
+    @property
+    def policy(self) -> str:
+        """What a positive is ranked among."""
+        if self.split_by == "item":
+            return "all held-out items the user has not otherwise chosen"
+        if self.negatives is None:
+            return "all unseen items"
+        return f"the positive and {self.negatives} uniform unseen items"
 
     def split(self, interactions: Interactions) -> Split:
         """Train, validation and test. Fit everything on `Split.train` only, for both parts."""
-        if self.split_by == "user":
-            return leave_one_out(interactions)
-        return temporal(interactions, **self.options)
+        return SPLITS[self.split_by](interactions, **self.options)
 
     def cases(
         self, interactions: Interactions, seed: int = SEED, part: Part = "test", users: int | None = None
@@ -121,7 +154,8 @@ class Protocol:
         What may not be drawn as a negative is the case's own history and positive, so validation lists never
         depend on a test item. A user's list depends on the seed, the user, the history and the positive
         alone: `users` (a seeded draw of that many) changes no list.
-        A user with fewer unseen items than `negatives` gets them all, a shorter list.
+        A user with fewer unseen items than `negatives` gets them all, a shorter list. Where items are held out,
+        a test list holds those only and a validation list the others only.
         """
         split = self.split(interactions)
         able = self.askable(split, part)
@@ -148,13 +182,32 @@ class Protocol:
         known = split.test_history(user) if test else split.valid_history(user)
         positive = int((split.test if test else split.valid)[user])
         user_id = interactions.user_ids[user]
+        if split.held_out is not None:
+            pool = split.held_out if test else np.setdiff1d(np.arange(len(interactions.item_ids)), split.held_out)
+            chosen = interactions.sequence(user) if test else known
+            return EvalCase(user, user_id, known, positive, np.setdiff1d(pool, chosen[chosen != positive]))
         if self.negatives is None:
             return EvalCase(user, user_id, known, positive)
         taken = np.unique(np.append(known, positive))
         rng = np.random.default_rng([seed, int.from_bytes(_digest(user_id)[:8], "big")])
         drawn = draw_unseen(rng, len(interactions.item_ids), taken, self.negatives)
-        listed = sorted([positive, *drawn.tolist()], key=lambda i: _digest(user_id, interactions.item_ids[i]))
-        return EvalCase(user, user_id, known, positive, np.array(listed, dtype=np.int64))
+        order = sorted([positive, *drawn.tolist()], key=lambda i: _digest(user_id, interactions.item_ids[i]))
+        return EvalCase(user, user_id, known, positive, np.array(order, dtype=np.int64))
+
+
+def in_order(events: Iterable[Event], item_ids: Sequence[str]) -> tuple[Event, ...]:
+    """The events of these items, in order. Each is the earliest that fits, which is its own where the events besides
+    are of other items."""
+    found: list[Event] = []
+    for event in events:
+        if len(found) < len(item_ids) and event.item_id == item_ids[len(found)]:
+            found.append(event)
+    return tuple(found)
+
+
+def at_time(seconds: float) -> dict[str, str]:
+    """A request's context: its time, in seconds since 1970; NaN is unknown."""
+    return {} if np.isnan(seconds) else {"time": f"{seconds:.15g}"}
 
 
 def _digest(*parts: str) -> bytes:
@@ -205,12 +258,38 @@ PROTOCOLS: dict[str, Protocol] = {
             "temporal", 1, "time", None, ("NDCG@10", "HR@10", "HR@1", "HR@20", "MRR", "AUC"),
             "one cut in time for all users, the first item after it, ranked among all unseen items",
         ),
+        Protocol(
+            "cold-items", 1, "item", None, ("NDCG@10", "HR@10", "HR@1", "HR@20", "MRR", "AUC"),
+            "items held out of training with all their events; the one a user chose last, ranked among those "
+            "the user has not otherwise chosen", {"share": 0.1, "seed": 1},
+        ),
     )
 }  # fmt: skip
 
 
-def protocol(name: str) -> Protocol:
-    """The protocol called `name` (`loo-full`, `loo-20`, `temporal`); a ConfigError lists the choices."""
+def protocol(text: str) -> Protocol:
+    """The protocol a text names (`loo-full`, `loo-20`, `temporal`, `cold-items`), with the options of its split.
+
+    `cold-items:share=0.2:seed=3` holds out another fifth of the items, `temporal:test_share=0.2` asks about the
+    newest fifth of the events. A ConfigError lists the choices.
+    """
+    name, *parts = text.split(":")
     if name not in PROTOCOLS:
         raise ConfigError(f"no protocol is called {name!r}; {did_you_mean(name, PROTOCOLS)}")
-    return PROTOCOLS[name]
+    found = PROTOCOLS[name]
+    known = [p.name for p in inspect.signature(SPLITS[found.split_by]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options: dict[str, Any] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise ConfigError(f"protocol {name!r} has no option {key!r}; {did_you_mean(key, known)}")
+        options[key] = _number(text, key, value)
+    return replace(found, options={**found.options, **options}) if options else found
+
+
+def _number(text: str, key: str, value: str) -> int | float:
+    try:
+        return int(value) if key == "seed" else float(value)
+    except ValueError:
+        kind = "a whole number" if key == "seed" else "a number"
+        raise ConfigError(f"protocol {text!r}: option {key!r} expected {kind}, got {value!r}") from None

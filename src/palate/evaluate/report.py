@@ -10,7 +10,7 @@ from rich.table import Table
 
 from palate import __version__
 from palate.errors import ConfigError
-from palate.evaluate.metrics import LEVEL, RESAMPLES
+from palate.evaluate.metrics import LEVEL, RESAMPLES, Paired
 from palate.evaluate.run import Result
 
 SUFFIXES = (".md", ".json")
@@ -42,6 +42,9 @@ def facts(result: Result) -> str:
         f"Brackets: {LEVEL:.0%} bootstrap intervals over users, {RESAMPLES:,} resamples. Ties count half.",
         f"Data {result.fingerprint[:16]}, candidates {result.candidates[:16]}, Palate {__version__}.",
     ]
+    random = ", ".join(f"{m} {v:.3f}" for m, v in list(result.at_random.items())[:2])
+    lines.append(f"Ranked among {p.policy}; a random order gives {random}.")
+    lines += [f"{s.name}: {s.about['note']}" for s in result.systems if "note" in s.about]
     if result.left_out:
         lines.append(f"Users left out, with no {result.part} item or nothing known before it: {result.left_out:,}.")
     if result.short_lists:
@@ -90,12 +93,17 @@ def _difference_rows(result: Result, shown: int) -> list[list[str]]:
     rows = []
     for other in result.systems[1:]:
         found = [result.compare(first, other.name, m) for m in metrics]
-        cells = [f"{d.diff:+.3f} [{d.low:+.3f}, {d.high:+.3f}], p {_p(d.p)}" for d in found]
-        rows.append([f"{first} - {other.name}", *cells])
+        rows.append([f"{first} - {other.name}", *map(difference, found)])
     return rows
 
 
-def _p(p: float) -> str:
+def difference(found: Paired) -> str:
+    """A paired difference as text: mean, interval, p."""
+    return f"{found.diff:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {p_value(found.p)}"
+
+
+def p_value(p: float) -> str:
+    """A p as a report shows it, with its sign of comparison."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
@@ -132,15 +140,15 @@ def difference_table(result: Result, metrics: int = 2) -> Table | None:
 
 def to_markdown(result: Result) -> str:
     """A Markdown section: the table, the paired differences, and the facts below."""
-    parts = [f"## {result.dataset}, {result.protocol.label}", _grid(_headings(result), _cells(result))]
+    parts = [f"## {result.dataset}, {result.protocol.label}", grid(_headings(result), _cells(result))]
     if len(result.systems) > 1:
         headings = ["difference", *result.protocol.metrics[:2]]
-        parts.append(_grid(headings, _difference_rows(result, 2)))
+        parts.append(grid(headings, _difference_rows(result, 2)))
     parts.append(facts(result))
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(headings: list[str], rows: list[list[str]]) -> str:
+def grid(headings: list[str], rows: list[list[str]]) -> str:
     """A Markdown table: the first column left, the others right; `|` in names is escaped."""
     rule = [":--"] + ["--:"] * (len(headings) - 1)
     lines = [headings, rule, *[[c.replace("|", r"\|") for c in row] for row in rows]]
@@ -158,12 +166,11 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
             "valid": s.valid,
             "seconds": round(s.seconds, 3),
         }
+        if s.about:
+            row["about"] = dict(s.about)
         if ranks:
             row["ranks"] = s.ranks.tolist()
         systems.append(row)
-    policy = "all unseen items" if result.protocol.negatives is None else (
-        f"the positive and {result.protocol.negatives} uniform unseen items"
-    )  # fmt: skip
     found: dict[str, Any] = {
         "palate": __version__,
         "dataset": result.dataset,
@@ -171,12 +178,14 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
         "protocol": result.protocol.name,
         "protocol_version": result.protocol.version,
         "part": result.part,
-        "candidate_policy": policy,
+        "protocol_options": dict(result.protocol.options),
+        "candidate_policy": result.protocol.policy,
         "candidate_hash": result.candidates,
         "n": result.n,
         "seed": result.seed,
         "left_out": result.left_out,
         "short_lists": result.short_lists,
+        "at_random": result.at_random,
         "interval": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over users"},
         "systems": systems,
         "differences": differences(result),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Shape
 
 import numpy as np
 
 from palate.errors import ConfigError, DataError, did_you_mean
-from palate.evaluate.metrics import Interval, Paired, Reals, intervals, paired, per_user, rank_of
+from palate.evaluate.metrics import Interval, Paired, Reals, at_random, intervals, paired, per_user, rank_of
 from palate.evaluate.protocol import SEED, EvalCase, Part, Protocol, candidate_hash
 from palate.schema import Floats, Ints
 
@@ -23,7 +23,8 @@ class System(Shape):
     """Anything that scores cases.
 
     `score(cases)` gives one float array a case, in the order of `case.items(N)`, higher is better; -inf means
-    "not proposed". `batch` is how many cases it wants at a time.
+    "not proposed". `batch` is how many cases it wants at a time. It may have `about`, JSON-able facts for the report
+    (`note`: a sentence at its foot).
     """
 
     name: str
@@ -34,13 +35,16 @@ class System(Shape):
 
 @dataclass(frozen=True)
 class SystemResult:
-    """One system's ranks (float64 [n], the cases' order) and metrics. valid: share of cases fully scored."""
+    """One system's ranks (float64 [n], the cases' order) and metrics. valid: share of cases fully scored; about: what
+    the system says of itself.
+    """
 
     name: str
     ranks: Reals
     metrics: Mapping[str, Interval]
     valid: float
     seconds: float
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Result:
             if system.name == name:
                 return system
         raise ConfigError(f"no system is called {name!r}; {did_you_mean(name, [s.name for s in self.systems])}")
+
+    @property
+    def at_random(self) -> dict[str, float]:
+        """What a random order of each list would reach, exact, by metric."""
+        return {m: at_random(m, self.sizes) for m in self.protocol.metrics}
 
     def values(self, name: str, metric: str) -> Reals:
         """Per-user values of any ranking metric for one system: float64 [n]."""
@@ -144,7 +153,8 @@ def _run(
     seconds = time.perf_counter() - started
     table = np.array(ranks)
     metrics = intervals({m: per_user(m, table, sizes) for m in protocol.metrics}, seed)
-    return SystemResult(system.name, table, metrics, whole / len(cases), seconds)
+    about = dict(getattr(system, "about", {}))
+    return SystemResult(system.name, table, metrics, whole / len(cases), seconds, about)
 
 
 def _scores(system: System, chunk: Sequence[EvalCase]) -> list[Floats]:

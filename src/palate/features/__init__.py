@@ -3,13 +3,13 @@
 result = compute(items, train, {"image": EncoderConfig(), "behaviour": EncoderConfig()})
 result.tables["image"].vectors      float32 [N, 1280], zero where result.tables["image"].present is False
 result.problems                     media that could not be used, with the reason
+captions(items, {"picture": CaptionConfig()}).texts["picture"]     media as text instead (see `caption`)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,17 +17,26 @@ import numpy as np
 
 from palate.config import EncoderConfig
 from palate.errors import FeatureError
+from palate.features.bar import bar
+from palate.features.caption import CaptionReport, CaptionSet, caption_item, captions, captions_meta
 from palate.features.encoders import CollaborativeEncoder, ContentEncoder, Encoder, build
 from palate.features.problem import Problem
 from palate.features.store import FeatureStore
 from palate.features.table import load_features, save_features
+from palate.features.textstore import TextStore
 from palate.schema import Features, Floats, Interactions, Item
 
 __all__ = [
+    "CaptionReport",
+    "CaptionSet",
     "FeatureSet",
     "FeatureStore",
     "ModalityReport",
     "Problem",
+    "TextStore",
+    "caption_item",
+    "captions",
+    "captions_meta",
     "compute",
     "encode_item",
     "encoders_meta",
@@ -94,7 +103,7 @@ def compute(
                 )
             encoder.fit(train)
         began = time.perf_counter()
-        with _bar(modality, len(items), progress) as advance:
+        with bar(modality, len(items), progress) as advance:
             stored = store.get(encoder, items, advance)
         seconds = time.perf_counter() - began
         tables[modality] = stored.features
@@ -112,20 +121,6 @@ def compute(
             seconds=round(seconds, 3),
         )
     return FeatureSet(tables, problems, report)
-
-
-@contextmanager
-def _bar(modality: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    if not shown:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(modality, total=total)
-        yield lambda n: bar.advance(task, n)
 
 
 def encode_item(

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from palate.features.files import file_identity, read_bounded
 from palate.features.problem import Unusable
+
+__all__ = [
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "centre_square",
+    "decode",
+    "decoding",
+    "file_identity",
+    "read_bounded",
+    "tamed",
+]
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 """What is decoded, by content and not by file name. Formats that start other programs (EPS) stay out."""
 BACKGROUND = (255, 255, 255)
-
-
-def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """A regular file's bytes. Raises Unusable where it is missing, empty, not a file or over `max_bytes`."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Unusable("expected a file, found a folder or a device")
-        if status.st_size > max_bytes:
-            raise Unusable(f"{status.st_size} bytes, more than the limit of {max_bytes}")
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise Unusable("there is no such file") from None
-    except OSError as error:
-        raise Unusable(f"cannot be read: {error.strerror or error}") from None
-    if not data:
-        raise Unusable("the file is empty (0 bytes)")
-    if len(data) > max_bytes:
-        raise Unusable(f"more than the limit of {max_bytes} bytes")
-    return data
-
-
-def file_identity(path: Path, max_bytes: int) -> bytes:
-    """sha256 of a bounded file's content, 32 bytes. Raises Unusable as `read_bounded`."""
-    return hashlib.sha256(read_bounded(path, max_bytes)).digest()
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""EXIF orientation -> what makes it upright."""
 
 
 @contextmanager
@@ -75,7 +66,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None)
             if enough is not None:
                 image.draft(None, (enough, enough))
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(_upright(image))
     except Unusable:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -89,6 +80,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None)
 def _formats() -> list[str]:
     Image.init()
     return [f for f in FORMATS if f in Image.OPEN]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF or XMP says; damaged metadata costs the turn, not the picture."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # as with the pixels, a parser of hostile bytes may raise anything
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

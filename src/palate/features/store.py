@@ -8,7 +8,6 @@ step.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 import uuid
@@ -22,12 +21,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from palate.features.encoders import Encoder
-from palate.features.prefetch import default_workers, prefetch
-from palate.features.problem import Problem, Unusable
+from palate.features.problem import Problem
+from palate.features.sourced import content_keys
 from palate.schema import Bools, Features, Floats, Item
 
-CHUNK = 512
-"""Items encoded between two writes: what a kill can cost."""
 MANY = 64
 """Shards above which small ones are merged."""
 
@@ -59,7 +56,7 @@ class FeatureStore:
         computed once. A row that cannot be encoded, or is not finite, is not present and has a Problem.
         """
         settled = on_progress or (lambda _: None)
-        keys, problems = self._keys(encoder, items)
+        keys, problems = content_keys(encoder, items)
         wanted = {k for k in keys if k is not None}
         vectors = self._read(encoder.fingerprint, wanted)
         hits = sum(k in vectors for k in keys if k is not None)
@@ -69,8 +66,8 @@ class FeatureStore:
             if key is not None and key not in vectors:
                 rows_of.setdefault(key, []).append(row)
         missing = list(rows_of)
-        for start in range(0, len(missing), CHUNK):
-            part = missing[start : start + CHUNK]
+        for start in range(0, len(missing), encoder.chunk):
+            part = missing[start : start + encoder.chunk]
             fresh, troubles = self._encode(encoder, part, rows_of, items)
             self._write(encoder.fingerprint, fresh)
             vectors.update(fresh)
@@ -78,26 +75,6 @@ class FeatureStore:
             settled(sum(len(rows_of[k]) for k in part))
         computed = sum(len(r) for k, r in rows_of.items() if k in vectors)
         return Stored(_table(encoder, items, keys, vectors), problems, hits, computed)
-
-    def _keys(self, encoder: Encoder, items: Sequence[Item]) -> tuple[list[bytes | None], list[Problem]]:
-        """Cache key of each item (None: no usable medium), hashed in threads."""
-        problems = []
-        prefix = encoder.fingerprint.encode()
-
-        def identify(item: Item) -> bytes | Unusable | None:
-            try:
-                return encoder.identity(item)
-            except Unusable as reason:
-                return reason
-
-        keys: list[bytes | None] = []
-        found = prefetch(identify, items, default_workers(), ahead=256)
-        for item, identity in zip(items, found, strict=True):
-            if isinstance(identity, Unusable):
-                problems.append(encoder.problem(item, str(identity)))
-                identity = None
-            keys.append(None if identity is None else hashlib.sha256(prefix + b"\0" + identity).digest())
-        return keys, problems
 
     def _encode(
         self, encoder: Encoder, keys: Sequence[bytes], rows_of: dict[bytes, list[int]], items: Sequence[Item]

@@ -84,17 +84,18 @@ def save(folder: str | Path, model: Model, meta: Mapping[str, Any]) -> Path:
     return folder
 
 
-def record(folder: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def record(folder: str | Path, rows: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | None = None) -> None:
     """Put measured numbers into `palate.json` and onto the card.
 
     rows: system, protocol, metric, value, low, high, n, seed; a row replaces an older one of the same system,
-    protocol, metric and seed.
+    protocol, metric and seed. decision: learned weights for mode `fused`, in the place of older ones.
     """
     folder = Path(folder)
     meta = read_meta(folder)
     key = ("system", "protocol", "metric", "seed")
     kept = {tuple(r[k] for k in key): dict(r) for r in [*meta.get("metrics", []), *rows]}
-    _write_meta(folder, folder.name, {**meta, "metrics": list(kept.values())})
+    learned = {} if decision is None else {"decision": dict(decision)}
+    _write_meta(folder, folder.name, {**meta, **learned, "metrics": list(kept.values())})
 
 
 def _write_meta(folder: Path, name: str, meta: Mapping[str, Any]) -> None:

@@ -63,8 +63,11 @@ class Projector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.mlp(x)
-        tokens = nn.functional.normalize(y.view(len(x), self.k, self.model_width), dim=-1)
-        sized: Tensor = tokens * self.log_norm.exp()
+        return self.sized(y.view(len(x), self.k, self.model_width))
+
+    def sized(self, tokens: Tensor) -> Tensor:
+        """Vectors [..., D] at the norm of this projector's soft tokens."""
+        sized: Tensor = nn.functional.normalize(tokens, dim=-1) * self.log_norm.exp()
         return sized
 
 

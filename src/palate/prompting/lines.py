@@ -79,6 +79,14 @@ class Lines:
         self._known.clear()
         self._count = 0
 
+    def showing(self, show: Show) -> Lines:
+        """Lines of the same items with other fields beside a title."""
+        return Lines(self._encoder, self._items, show, self._slots, self._max_chars)
+
+    def over(self, items: Mapping[str, Item], slots: Callable[[str], SlotPlan], max_chars: int) -> Lines:
+        """Lines of other items with the same fields beside a title."""
+        return Lines(self._encoder, items, self._show, slots, max_chars)
+
     def make(
         self,
         template: Template,
@@ -157,7 +165,7 @@ class Lines:
 def _own(entry: Entry, uses: frozenset[str]) -> tuple[Hashable, ...]:
     own: tuple[Hashable, ...] = ()
     if "event" in uses and entry.event is not None:
-        own = (str(entry.event.rating), tuple(entry.event.context.items()))
+        own = (str(entry.event.rating), tuple(entry.event.context.items()), entry.event.review)
     return (*own, entry.label) if "label" in uses else own
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from palate.config import PromptConfig
 from palate.errors import RequestError, TemplateError, did_you_mean
 from palate.prompting import budget
+from palate.prompting.context import situated, zone_of
 from palate.prompting.draft import Draft, check_marks, join_lists
 from palate.prompting.encode import Layout, TextEncoder, ints
 from palate.prompting.lines import Entry, Line, Lines, Show
@@ -50,8 +52,9 @@ class Serializer:
     """Turns requests into prompts and candidates into branches for one tokenizer and one catalogue.
 
     items: item id -> Item; show: the fields beside a title in history and candidate lines; slots: item id ->
-    its soft tokens, () for none. The same object serves training and inference: prompt, branch and completion
-    are the same ids in both. Lines are cached; call `clear` after an item's text changed.
+    its soft tokens, () for none; interests: sums up events, oldest first, as entries of a profile. The same object
+    serves training and inference: prompt, branch and completion are the same ids in both. Lines are cached; call
+    `clear` after an item's text changed.
     """
 
     def __init__(
@@ -62,13 +65,29 @@ class Serializer:
         show: Show,
         config: PromptConfig,
         slots: Callable[[str], SlotPlan],
+        interests: Callable[[Sequence[Event]], Mapping[str, str]] | None = None,
     ) -> None:
+        zone_of(config.timezone)  # a zone that is none is an error now, not in the middle of a run
         self.encoder = TextEncoder(tokenizer)
         self.items = items
         self.config = config
+        self.interests = interests
         self._wording = sanitize_wording(wording, config.max_field_chars)
         self._lines = Lines(self.encoder, items, show, slots, config.max_field_chars)
         self._texts: dict[str, Ints] = {}
+
+    def showing(self, show: Show) -> Serializer:
+        """This serializer with other fields beside a title."""
+        other = copy(self)
+        other._lines = self._lines.showing(show)
+        return other
+
+    def over(self, items: Mapping[str, Item], slots: Callable[[str], SlotPlan], config: PromptConfig) -> Serializer:
+        """This serializer over other items."""
+        other = copy(self)
+        other.items, other.config = items, config
+        other._lines = self._lines.over(items, slots, config.max_field_chars)
+        return other
 
     # --- prompts ------------------------------------------------------------------------------------
 
@@ -94,8 +113,7 @@ class Serializer:
         longest = extras.reserve
         if not template.lists_candidates and listed and template.mode != "embedding":
             longest = max(longest, max(len(b) for b in self.branches(template, request, listed)))
-        cap = self.config.max_sequence if template.mode == "embedding" else self.config.max_history
-        events = request.history[-cap:] if cap else ()
+        events = request.history[self._older(template, request) :]
         draft = self._draft(template, values, extras, bool(events), bool(rows))
         free = self._free(template, draft.size + cost, longest)
         kept = self._kept(template, events, values, self.config.max_tokens - draft.size - cost - free)
@@ -247,6 +265,26 @@ class Serializer:
             at = slot.start + slot.length
         return "".join([*parts, self.encoder.decode(prompt.token_ids[at:])])
 
+    def summed(self, template: Template, request: Request) -> Request:
+        """The request with a line in its profile on the history that is too old to be shown, where lines are asked for.
+
+        Prompts say the same of the request and of this one; a history shortened from here on keeps the line.
+        """
+        older = self._older(template, request)
+        if self.interests is None or not older:
+            return request
+        return replace(request, profile={**self.interests(request.history[:older]), **request.profile})
+
+    def _older(self, template: Template, request: Request) -> int:
+        """How many of the oldest events the template's window leaves out."""
+        cap = self.config.max_sequence if template.mode == "embedding" else self.config.max_history
+        return max(0, len(request.history) - cap)
+
+    @property
+    def _derives(self) -> tuple[tuple[str, ...], str | None, str | None, str]:
+        config = self.config
+        return config.context, config.timezone, config.hemisphere, config.language
+
     def _values(self, template: Template, request: Request, extras: Extras) -> dict[str, object]:
         """The request's variables, clean."""
         limit = self.config.max_field_chars
@@ -256,8 +294,8 @@ class Serializer:
         return {
             "wording": wording,
             "labels": template.labels,
-            "profile": sanitize_pairs(request.profile, limit),
-            "context": sanitize_pairs(request.context, limit),
+            "profile": sanitize_pairs(self.summed(template, request).profile, limit),
+            "context": sanitize_pairs(situated(request.context, *self._derives), limit),
             "query": sanitize(request.query, _MESSAGE_CHARS),
             "facts": tuple(sanitize(f, limit) for f in extras.facts),
         }

@@ -23,7 +23,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
-from palate.config import Config, read_yaml
+from palate.config import Config, PromptConfig, read_yaml
 from palate.errors import ConfigError, TemplateError, did_you_mean
 
 Mode = Literal["likelihood", "yes_no", "letters", "rating", "explain", "chat", "embedding"]
@@ -257,3 +257,21 @@ def load(name: str | Path, language: str = "en", where: str | Path | None = None
     except ConfigError as error:
         raise TemplateError(str(error)) from None
     return parse(values, str(path))
+
+
+def chosen(name: str, config: PromptConfig) -> Template:
+    """The template that a config uses where the shipped one is called `name`, in its language.
+
+    Raises ConfigError where the config replaces a template there is not, or by one of another mode; TemplateError.
+    """
+    known = names(config.language)
+    for replaced in config.templates:
+        if known and replaced not in known:
+            raise ConfigError(f"prompt.templates: no template is called {replaced!r}; {did_you_mean(replaced, known)}")
+    found = load(config.template(name), config.language)
+    if name in config.templates and found.mode != (own := load(name, config.language).mode):
+        raise ConfigError(
+            f"prompt.templates: expected a template of mode {own!r} in the place of {name!r}, got "
+            f"{config.templates[name]!r} of mode {found.mode!r}"
+        )
+    return found

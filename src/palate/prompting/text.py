@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from palate.prompting.sentiment import sentiment
 from palate.schema import Event, Item, Wording
 
 HISTORY_MARK = "\ue000"
@@ -78,10 +79,19 @@ class ItemView:
 
 @dataclass(frozen=True, slots=True)
 class EventView:
-    """What a template sees of an event. `rating` is text ("4", "3.5"), empty where there is none."""
+    """What a template sees of an event. `rating` is text ("4", "3.5"), empty where there is none.
+
+    review: the user's words, cut like any field; sentiment: positive, negative, or empty where they say neither. A
+    template that has a rating should print that alone: it is the user's own verdict.
+    """
 
     rating: str
     context: Mapping[str, str]
+    review: str = ""
+
+    @property
+    def sentiment(self) -> str:
+        return sentiment(self.review)
 
     @classmethod
     def of(cls, event: Event | None, limit: int) -> EventView:
@@ -89,4 +99,6 @@ class EventView:
             return cls("", {})
         rating = event.rating
         known = rating is not None and rating == rating  # NaN means unknown
-        return cls(format(rating, "g") if known else "", sanitize_pairs(event.context, limit))
+        return cls(
+            format(rating, "g") if known else "", sanitize_pairs(event.context, limit), sanitize(event.review, limit)
+        )

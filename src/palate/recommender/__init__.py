@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from palate.recommender.core import Recommendation, Recommender
-    from palate.recommender.explain import Contribution, Explanation
+    from palate.recommender.explanation import Contribution, Explanation, Part
 
 _HOME = {
-    "Contribution": "palate.recommender.explain",
-    "Explanation": "palate.recommender.explain",
+    "Contribution": "palate.recommender.explanation",
+    "Explanation": "palate.recommender.explanation",
+    "Part": "palate.recommender.explanation",
     "Recommendation": "palate.recommender.core",
     "Recommender": "palate.recommender.core",
 }
 
-__all__ = ["Contribution", "Explanation", "Recommendation", "Recommender"]
+__all__ = ["Contribution", "Explanation", "Part", "Recommendation", "Recommender"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,9 @@ from palate.errors import BundleError, EmptyLegalSet, RequestError, did_you_mean
 from palate.model import Model, shared
 from palate.model.merge import Merge
 from palate.recommender import loading
-from palate.recommender.fields import Field, profile
+from palate.recommender.fields import Field, profile, sampled
 from palate.recommender.filters import describe
+from palate.recommender.interests import Interests
 from palate.recommender.newitems import NewItemEncoders, make_item
 from palate.recommender.pool import Pool
 from palate.recommender.ranking import POOL, Ranker
@@ -31,9 +32,6 @@ from palate.schema import Bools, Dtype, Event, Floats, Quantization, Request, Sc
 if TYPE_CHECKING:
     from palate.chat import Chat
     from palate.recommender.explain import Explanation
-
-PROFILE_ITEMS = 100_000
-"""Items read to learn what the catalogue's fields hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +84,7 @@ class Recommender:
             dataset.show,
             self.config,
             soft.slots if soft is not None else lambda item_id: (),
+            Interests(dataset.catalog, self.shelf, self.config.language) if self.config.interests else None,
         )
         self.prefixes: PrefixCache = PrefixCache() if first is None else first.prefixes
         self.runner: Runner = Runner(model, prefixes=self.prefixes)
@@ -93,7 +92,7 @@ class Recommender:
         self.pool: Pool = Pool(self.shelf, interactions, soft.tables() if soft is not None else {})
         if first is not None and len(interactions.items):
             self.pool = first.pool  # fitted on interactions alone
-        self.ranker = Ranker(self.runner, self.serializer, self.shelf, self.pool)
+        self.ranker = Ranker(self.runner, self.serializer, self.shelf, self.pool, self.meta)
 
     @classmethod
     def load(
@@ -124,6 +123,7 @@ class Recommender:
         dataset = loading.open_data(data, metas[name])
         if data is None:
             loading.check_one_data_set(metas)
+        dataset = loading.captioned(dataset, metas)
         rec = cls(loading.load_model(target, dataset, options), dataset, metas[name], name)
         rec._options = options
         for name, target in others:
@@ -152,6 +152,7 @@ class Recommender:
         meta = loading.read_meta(target)
         if target.bundle is None:
             raise BundleError(f"expected an adapter bundle to add, got the base model {target.base!r}")
+        loading.check_one_captions({self.adapter: self.meta, name: meta})
         how = {k: getattr(self._options, k) for k in ("quantization", "dtype", "layers")}
         model = shared.attach(self.model, target.bundle, items=self.shelf.item_ids, **how).model
         try:
@@ -304,9 +305,7 @@ class Recommender:
         first = next(iter(self.adapters.values()))
         if first is not self:
             return first.fields
-        ids = self.shelf.item_ids
-        step = max(1, len(ids) // PROFILE_ITEMS)
-        return profile(self.shelf[i] for i in ids[::step])
+        return profile(sampled(self.shelf))
 
     @cached_property
     def reasoner(self) -> Reasoner:
@@ -319,11 +318,15 @@ class Recommender:
         user: str | None = None,
         history: Sequence[str | Event] | None = None,
         mode: str | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Explanation:
-        """What in the history speaks for an item (an id or a title): each history item left out in turn."""
+        """Why an item (an id or a title) fits: history items, text fields and modalities left out in turn.
+
+        See `palate.recommender.explanation.Explanation` for what the values mean.
+        """
         from palate.recommender.explain import explain
 
-        return explain(self, self.shelf.find(item), self.request(user, history), mode)
+        return explain(self, self.shelf.find(item), self.request(user, history, context), mode)
 
     # --- new items, conversation --------------------------------------------------------------------
 
@@ -336,12 +339,14 @@ class Recommender:
     ) -> str:
         """Put an item into the catalogue from its text and media alone; every mode can name it at once.
 
-        text: text fields; media: modality -> file, or one file, taken as the image. A file that cannot be
-        read costs the item that modality and warns. Returns the item's id. Raises RequestError where the id
+        text: text fields; media: modality -> file, or one file, taken as the image. Captions that the adapter was
+        trained with are written of the media, into fields that `text` leaves out. A file that cannot be read
+        costs the item that modality and warns. Returns the item's id. Raises RequestError where the id
         is taken.
         """
         item = make_item(item_id if item_id is not None else self.shelf.new_id(), title, text, media)
         self.shelf.check_new(item)
+        item = self._encoders.captioned(item)
         tuned = [rec for rec in self.adapters.values() if rec.model.soft is not None]
         vectors = {e: e.encode(item) for e in dict.fromkeys(rec._encoders for rec in tuned)}
         self.shelf.add(item)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,6 +19,8 @@ from palate.schema import Item
 Kind = Literal["number", "tags", "prose"]
 _CELL = re.compile(r"^\s*[^\w\s]?\s*-?\d[\d,.]*(?:\s*h\w*\s*\d*)?\s*([^\W\d_]{0,12})\.?\s*$")
 _SPLIT = re.compile(r"\s*[|;,]\s*")
+ITEMS = 100_000
+"""Items read to learn what the fields hold."""
 SAMPLE = 20_000
 """Values looked at to decide what a field holds."""
 
@@ -55,6 +57,12 @@ def _parts(text: str, separator: str) -> tuple[str, ...]:
     if separator == ",":
         return tuple(p for p in _SPLIT.split(text.strip()) if p)
     return tuple(text.split()) if separator == " " else (text.strip(),)
+
+
+def sampled(items: Mapping[str, Item], most: int = ITEMS) -> Iterator[Item]:
+    """At most `most` items, evenly spaced, so always the same."""
+    ids = list(items)
+    return (items[i] for i in ids[:: max(1, len(ids) // most)])
 
 
 def profile(items: Iterable[Item]) -> dict[str, Field]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import sources
-from palate.config import ModelConfig, PromptConfig
+from palate.config import CaptionConfig, ModelConfig, PromptConfig
 from palate.data import Dataset, import_dataset
-from palate.errors import BundleError, ConfigError, DataError, RequestError, did_you_mean
+from palate.errors import BundleError, ConfigError, DataError, PalateWarning, RequestError, did_you_mean
 from palate.schema import Dtype, Quantization
 
 if TYPE_CHECKING:
@@ -104,6 +105,62 @@ def check_one_data_set(metas: Mapping[str, Mapping[str, Any]]) -> None:
     if len(set(names.values())) > 1:
         told = ", ".join(f"{adapter} on {name}" for adapter, name in names.items())
         raise DataError(f"the adapters were trained on different data sets ({told}); name one with data= (--data DIR)")
+
+
+def captioned(dataset: Dataset, metas: Mapping[str, Mapping[str, Any]]) -> Dataset:
+    """The data set with the caption fields that the bundles were trained with; fields it has been given by
+    `Dataset.with_fields` are left as they are. Media that cannot be captioned raise a PalateWarning.
+
+    Raises BundleError where a captioner is not the one of the training, DataError where a field is the data
+    set's own.
+    """
+    check_one_captions(metas)
+    meta = next(iter(metas.values()))
+    wanted = {f: c for f, c in caption_config(meta).items() if f not in dataset.catalog.written}
+    if not wanted:
+        return dataset
+    from palate import features
+
+    for field, told in features.captions_meta(wanted).items():
+        check_captioner(meta, field, str(told["fingerprint"]))
+    found = features.captions(list(dataset.catalog.values()), wanted, progress=False)
+    if found.problems:
+        warnings.warn(
+            f"{len(found.problems)} media could not be captioned, such as {found.problems[0]}",
+            PalateWarning,
+            stacklevel=4,
+        )
+    return dataset.with_fields(found.texts)
+
+
+def caption_config(meta: Mapping[str, Any]) -> dict[str, CaptionConfig]:
+    """The caption fields of a bundle, as its config named them."""
+    keys = CaptionConfig.model_fields
+    return {
+        field: CaptionConfig.parse({k: v for k, v in told.items() if k in keys}, f"palate.json: captions.{field}")
+        for field, told in meta.get("captions", {}).items()
+    }
+
+
+def check_captioner(meta: Mapping[str, Any], field: str, fingerprint: str) -> None:
+    """BundleError where the captioner of a field is not the one the adapter was trained with."""
+    trained = meta["captions"][field].get("fingerprint", fingerprint)
+    if fingerprint != trained:
+        raise BundleError(
+            f"the captioner of the field {field!r} differs from the one this adapter was trained with (fingerprint "
+            f"{fingerprint[:24]}, trained with {trained[:24]}); use that captioner or train again"
+        )
+
+
+def check_one_captions(metas: Mapping[str, Mapping[str, Any]]) -> None:
+    """BundleError where bundles that are to share one data set read different captions."""
+    (first, meta), *others = metas.items()
+    for name, other in others:
+        if other.get("captions", {}) != meta.get("captions", {}):
+            raise BundleError(
+                f"the adapters {first!r} and {name!r} were trained with different captions, so they cannot share one "
+                "data set; load them apart"
+            )
 
 
 def read_meta(target: Target) -> dict[str, Any]:

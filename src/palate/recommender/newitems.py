@@ -1,4 +1,4 @@
-"""Vectors for items that come after training, from the encoders the adapter was trained with."""
+"""Vectors and captions for items that come after training, from what the adapter was trained with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 from palate import features
 from palate.config import EncoderConfig
 from palate.errors import PalateWarning
+from palate.features.captioners import Captioner
+from palate.features.captioners import build as build_captioners
 from palate.features.encoders import ContentEncoder, Encoder, Unusable, build
+from palate.recommender.loading import caption_config, check_captioner
 from palate.schema import Floats, Item
 
 
@@ -28,15 +31,36 @@ def make_item(
 
 
 class NewItemEncoders:
-    """The content encoders a bundle names; their weights load with the first item that needs them."""
+    """The content encoders and captioners a bundle names; their weights load with the first item that needs
+    them.
+    """
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         self.meta = meta
         self._encoders: dict[str, Encoder] | None = None
+        self._captioners: dict[str, Captioner] | None = None
 
     def serve(self, meta: Mapping[str, Any]) -> bool:
         """Whether these are also the encoders of the bundle `meta` describes, so that weights are kept once."""
         return all(self.meta.get(k) == meta.get(k) for k in ("encoders", "fingerprints"))
+
+    def captioned(self, item: Item) -> Item:
+        """The item with captions of its media in the text fields that it does not bring itself.
+
+        A medium that cannot be used costs its caption and raises a PalateWarning. Raises BundleError where a
+        captioner is not the one the adapter was trained with.
+        """
+        if self._captioners is None:
+            self._captioners = build_captioners(caption_config(self.meta))
+        needed = {f: c for f, c in self._captioners.items() if c.modality in item.media}
+        for field, captioner in needed.items():
+            check_captioner(self.meta, field, captioner.fingerprint)
+        problems: list[features.Problem] = []
+        if needed:
+            item = features.caption_item(item, needed, problems=problems)
+        for problem in problems:
+            warnings.warn(f"{problem}; the item goes without a caption of it", PalateWarning, stacklevel=4)
+        return item
 
     def encode(self, item: Item) -> dict[str, Floats]:
         """Modality -> float32 [F] for each modality the adapter reads and the item has.

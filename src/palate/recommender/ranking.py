@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from palate.engine.modes.generate import Generate
 from palate.engine.runner import Runner
 from palate.engine.trie import Trie
 from palate.prompting import Serializer
+from palate.recommender.fused import FUSED, Decision, Fused
 from palate.recommender.pool import Pool
 from palate.recommender.shelf import Shelf
-from palate.schema import Bools, Floats, Request, Scores
+from palate.schema import Bools, Features, Floats, Request, Scores
 
 POOL = 50
 """Retrieved candidates that the slower modes rerank."""
@@ -24,10 +26,16 @@ LETTERS = 20
 
 
 class Ranker:
-    """Ranks the items of a shelf for one request at a time. Modes are built once and kept."""
+    """Ranks the items of a shelf for one request at a time. Modes are built once and kept.
 
-    def __init__(self, runner: Runner, serializer: Serializer, shelf: Shelf, pool: Pool) -> None:
+    meta: the bundle's `palate.json`, whose `decision` mode `fused` follows.
+    """
+
+    def __init__(
+        self, runner: Runner, serializer: Serializer, shelf: Shelf, pool: Pool, meta: Mapping[str, Any] | None = None
+    ) -> None:
         self.runner, self.serializer, self.shelf, self.pool = runner, serializer, shelf, pool
+        self.meta = meta or {}
         self._modes: dict[str, modes.Mode] = {}
         self._titles: Trie | None = None
 
@@ -40,14 +48,22 @@ class Ranker:
         """The mode called `name`; None: the default."""
         name = name or self.default
         if name not in self._modes:
-            self._modes[name] = modes.build(name)
+            self._modes[name] = self._fused() if name == FUSED else modes.build(name)
         return self._modes[name]
+
+    def _fused(self) -> Fused:
+        return Fused(Decision.read(self.meta), self.mode, self.shelf, self.pool.interactions, self._tables)
+
+    def _tables(self) -> Mapping[str, Features]:
+        """The item vectors the adapter carries, added items included."""
+        soft = self.runner.model.soft
+        return soft.tables() if soft is not None else {}
 
     def rank(self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL) -> Scores:
         """Scores of the legal items worth considering.
 
-        All of them in mode `embedding`, the beams' finds in `generate`, else at most `pool` retrieved ones
-        (in `letters` as many as fit one question).
+        All of them in mode `embedding` (and `fused` with it), the beams' finds in `generate`, else at most `pool`
+        retrieved ones (in `letters` as many as fit one question).
         """
         chosen = self.mode(mode)
         ids = self.shelf.item_ids
@@ -66,6 +82,9 @@ class Ranker:
             )[0]
             values = np.array([score for _, score in best], dtype=np.float32)
             return Scores(request.request_id, request.user_id, tuple(i for i, _ in best), values)
+        if isinstance(chosen, Fused) and chosen.whole:
+            candidates = tuple(ids[i] for i in np.flatnonzero(legal))
+            return chosen.scores(self.runner, self.serializer, [replace(request, candidates=candidates)])[0]
         limit = chosen.limit(self.serializer)
         size = max(pool, k) if limit is None else min(pool, LETTERS, limit)
         candidates = self.pool.pick([e.item_id for e in request.history], legal, size)

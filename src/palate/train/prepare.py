@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from palate import features, prompting
 from palate.config import RunConfig
 from palate.data import Dataset
-from palate.data.splits import leave_one_out
-from palate.errors import FeatureError
+from palate.errors import DataError, FeatureError
+from palate.evaluate import protocol
 from palate.model import Model
+from palate.prompting import Template
+from palate.recommender.interests import Interests
+from palate.schema import Event, Ints
 from palate.train.mixture import Mixture
 from palate.train.tasks import TEMPLATES, Material
 from palate.train.validate import Validator
@@ -29,7 +34,7 @@ class Ready:
     """Everything built.
 
     templates: name -> hash; encoders: what the bundle says of them; identity: what must be the same for a
-    checkpoint to be resumed; notes: lines to tell the user.
+    checkpoint to be resumed; notes: lines to tell the user; withheld: int64, items kept out of training.
     """
 
     config: RunConfig
@@ -41,6 +46,7 @@ class Ready:
     encoders: dict[str, Any]
     identity: dict[str, Any]
     notes: list[str]
+    withheld: Ints
 
 
 def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) -> Ready:
@@ -49,7 +55,14 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) ->
     Raises the errors of each floor; nothing is written but caches.
     """
     dataset = open_dataset(config)
-    split = leave_one_out(dataset.histories.interactions)
+    if not len(dataset.histories.interactions.items):
+        raise DataError(
+            f"training learns from who chose what: expected interactions, {dataset.name} is a catalogue of "
+            f"{len(dataset.catalog):,} items alone; import a data set with a table of user_id and item_id"
+        )
+    dataset, notes = captioned(dataset, config, progress=rank == 0)
+    held = protocol(config.train.protocol)
+    split = held.split(dataset.histories.interactions)
     computed = features.compute(
         [dataset.catalog[i] for i in dataset.catalog.item_ids],
         split.train,
@@ -66,30 +79,40 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) ->
     if model.soft is not None:
         model.soft.align(split.train.item_ids)
     templates = {
-        task: prompting.load(TEMPLATES.get(task, task), config.prompt.language)
-        for task in ("embedding", *_used(config))
+        task: prompting.chosen(TEMPLATES.get(task, task), config.prompt) for task in ("embedding", *_used(config))
     }
     serializer = make_serializer(config, dataset, model)
-    material = Material(split.train, serializer, templates, config.prompt, dataset.users)
+    withheld = np.empty(0, dtype=np.int64) if split.held_out is None else split.held_out
+    material = Material(
+        split.train,
+        serializer,
+        templates,
+        config.prompt,
+        dataset.users,
+        withheld,
+        serializer.interests,
+        _texts(dataset, templates.values()),
+    )
     validator = Validator(
         dataset.histories.interactions,
         serializer,
         templates["embedding"],
+        protocol=held,
         users=config.train.validate_users,
         budget=config.train.batch_tokens,
         profiles=dataset.users,
         rank=rank,
         world=world,
     )
-    hashes = {TEMPLATES.get(task, task): t.hash for task, t in templates.items()}
+    hashes = {config.prompt.template(TEMPLATES.get(task, task)): t.hash for task, t in templates.items()}
     mixture = Mixture(material, config.train.tasks, config.train.seed)
     identity = identify(config, dataset, model, hashes, world)
-    notes = [
+    notes += [
         f"{m}: {r.present} items have vectors, {r.missing} have no such medium, {r.failed} could not be used"
         for m, r in computed.report.items()
     ]
     encoders = features.encoders_meta(config.features, tables)
-    return Ready(config, dataset, model, mixture, validator, hashes, encoders, identity, notes)
+    return Ready(config, dataset, model, mixture, validator, hashes, encoders, identity, notes, withheld)
 
 
 def _used(config: RunConfig) -> list[str]:
@@ -107,7 +130,15 @@ def make_serializer(config: RunConfig, dataset: Dataset, model: Model) -> prompt
         dataset.show,
         config.prompt,
         cache(model.soft.slots) if model.soft is not None else lambda item_id: (),
+        Interests(dataset.catalog, language=config.prompt.language) if config.prompt.interests else None,
     )
+
+
+def _texts(dataset: Dataset, templates: Iterable[Template]) -> Callable[[str], tuple[Event, ...]] | None:
+    """Events with context and reviews, where a template writes them beside a history item."""
+    lines = [t.pieces["history_item"] for t in templates]
+    wanted = any(f"event.{name}" in line for line in lines for name in ("review", "sentiment", "context"))
+    return lru_cache(maxsize=1000)(dataset.histories.events) if wanted else None
 
 
 def open_dataset(config: RunConfig) -> Dataset:
@@ -124,6 +155,19 @@ def open_dataset(config: RunConfig) -> Dataset:
     return imported
 
 
+def captioned(dataset: Dataset, config: RunConfig, progress: bool = False) -> tuple[Dataset, list[str]]:
+    """The data set with the text fields that `captions:` names, if any, and lines to tell the user."""
+    if not config.captions:
+        return dataset, []
+    found = features.captions(list(dataset.catalog.values()), config.captions, progress=progress)
+    notes = [
+        f"captions of {f}: {r.written} items have one, {r.wordless} have nothing to say, {r.missing} have no such "
+        f"medium, {r.failed} could not be used"
+        for f, r in found.report.items()
+    ]
+    return dataset.with_fields(found.texts), notes
+
+
 def identify(
     config: RunConfig, dataset: Dataset, model: Model, templates: Mapping[str, str], world: int
 ) -> dict[str, Any]:
@@ -132,6 +176,7 @@ def identify(
     told |= {f"template {name}": digest for name, digest in templates.items()}
     if model.soft is not None:
         told |= {f"features of {m}": f for m, f in model.soft.fingerprints.items()}
+    told |= {f"captions of {f}": m["fingerprint"] for f, m in features.captions_meta(config.captions).items()}
     told["model.dtype"] = str(model.dtype).removeprefix("torch.")  # what "auto" came to
     told |= {"data fingerprint": dataset.fingerprint, "base sha256": model.base_digest, "processes": world}
     return told

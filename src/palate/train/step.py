@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from palate.model import Model
+from palate.schema import Ints
 from palate.train.collate import Batch
 
+NO_ITEMS: Ints = np.empty(0, dtype=np.int64)
 CELLS = 1 << 25
 """Logits held at once (128 MB in float32); more rows are taken in chunks, recomputed in the backward pass."""
 
@@ -20,12 +23,13 @@ class TrainingStep(nn.Module):
     """`step(batch) -> sums`: summed cross entropy of each task, float32 [tasks].
 
     Sums and not means: the loop divides by the targets of all packs of an optimizer step on all processes,
-    so that neither accumulation nor the number of processes changes what one target weighs.
+    so that neither accumulation nor the number of processes changes what one target weighs. withheld: int64, items
+    that take no part in the softmax over the catalogue: as negatives they would be learned about, too.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, withheld: Ints = NO_ITEMS) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.withheld = model, torch.from_numpy(withheld)
 
     def forward(self, batch: Batch) -> Tensor:
         hidden = self.model(batch.pack)
@@ -36,9 +40,13 @@ class TrainingStep(nn.Module):
             if len(batch.reads):
                 rows = hidden[_to(batch.reads, hidden)]
                 items = self.model.item_vectors()
-                loss = _cross_entropy(
-                    rows, _to(batch.targets, hidden), len(items), lambda r: self.model.queries(r) @ items.T
-                )
+                withheld = self.withheld.to(hidden.device)
+
+                def matched(r: Tensor) -> Tensor:
+                    logits = self.model.queries(r) @ items.T
+                    return logits.index_fill(1, withheld, -torch.inf) if len(withheld) else logits
+
+                loss = _cross_entropy(rows, _to(batch.targets, hidden), len(items), matched)
                 sums = sums.index_add(0, torch.tensor([batch.embedding], device=hidden.device), loss.sum()[None])
             if len(batch.answers):
                 rows = hidden[_to(batch.answers, hidden)]

@@ -17,7 +17,8 @@ import numpy as np
 
 from palate.config import TASKS, PromptConfig
 from palate.errors import ConfigError
-from palate.evaluate.protocol import draw_unseen
+from palate.evaluate.protocol import at_time, draw_unseen, in_order
+from palate.prompting.context import situated
 from palate.schema import Branch, Event, Interactions, Ints, Prompt, Request
 
 IGNORE = -100
@@ -57,7 +58,9 @@ class Example:
 class Material:
     """What tasks draw from: the train split, the serializer and its templates, user profiles.
 
-    serializer: a `palate.prompting.Serializer`; templates: task -> Template.
+    serializer: a `palate.prompting.Serializer`; templates: task -> Template. withheld: int64, items that no task may
+    show, not even as a negative. interests: sums up events, oldest first, as entries of a profile. told: user id ->
+    all events with their texts, where templates write them; numbers alone are read from `train`.
     """
 
     train: Interactions
@@ -65,6 +68,9 @@ class Material:
     templates: Mapping[str, Any]
     prompt: PromptConfig
     profiles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    withheld: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    interests: Callable[[Sequence[Event]], Mapping[str, str]] | None = None
+    told: Callable[[str], Sequence[Event]] | None = None
 
     @cached_property
     def lengths(self) -> Ints:
@@ -73,8 +79,16 @@ class Material:
 
     def events(self, user: int, first: int, stop: int) -> tuple[Event, ...]:
         """Train events `first .. stop` of a user, oldest first."""
+        if self.told is not None:
+            return self._with_texts(user)[first:stop]
         base = int(self.train.indptr[user])
         return tuple(self._event(n) for n in range(base + first, base + stop))
+
+    def _with_texts(self, user: int) -> tuple[Event, ...]:
+        """A user's train events as the data set tells them; those it holds besides are passed over."""
+        assert self.told is not None
+        ids = [self.train.item_ids[i] for i in self.train.sequence(user).tolist()]
+        return in_order(self.told(self.train.user_ids[user]), ids)
 
     def _event(self, n: int) -> Event:
         time, rating = float(self.train.timestamps[n]), float(self.train.ratings[n])
@@ -84,13 +98,31 @@ class Material:
     def request(
         self, user: int, first: int, stop: int, rng: np.random.Generator, candidates: Sequence[int] = ()
     ) -> Request:
-        """A request with that part of a user's train history. Half of them show no profile, as new users
-        have none.
+        """A request with that part of a user's train history, made at the time of event `stop`. Half of them show no
+        profile, as new users have none; what is summed up of the history before it they all show.
         """
         name = self.train.user_ids[user]
         profile = dict(self.profiles.get(name, {})) if rng.random() < 0.5 else {}
+        if self.interests is not None and first:
+            profile = {**self.interests(self.events(user, 0, first)), **profile}
         ids = tuple(self.train.item_ids[c] for c in candidates)
-        return Request(name, name, self.events(user, first, stop), ids, profile=profile)
+        return Request(name, name, self.events(user, first, stop), ids, self.time(user, stop), profile)
+
+    def time(self, user: int, n: int) -> dict[str, str]:
+        """The time of a user's train event number n as context, where prompts say anything of it: all that a request
+        may know of the event it asks about.
+        """
+        if not self.prompt.context or not n < self.lengths[user]:
+            return {}
+        return at_time(float(self.train.timestamps[int(self.train.indptr[user]) + n]))
+
+    def moments(self, user: int, first: int, stop: int) -> list[dict[str, str]]:
+        """What prompts say of the times of train events `first .. stop`."""
+        config = self.prompt
+        return [
+            situated(self.time(user, n), config.context, config.timezone, config.hemisphere, config.language)
+            for n in range(first, stop)
+        ]
 
 
 class Task(ABC):
@@ -126,7 +158,7 @@ class Task(ABC):
 
     def unseen(self, user: int, count: int, rng: np.random.Generator) -> list[int]:
         """Items the user has no train event with, uniform."""
-        seen = np.unique(self.material.train.sequence(user))
+        seen = np.union1d(self.material.train.sequence(user), self.material.withheld)
         drawn = draw_unseen(rng, len(self.material.train.item_ids), seen, count)
         return [int(i) for i in drawn]
 
@@ -182,6 +214,9 @@ class Embedding(Task):
         targets = self.material.train.sequence(user)[first : stop + 1].copy()
         if first:
             targets[0] = -1  # `start` means an empty history, which this is not
+        if self.material.prompt.context:
+            moments = self.material.moments(user, first, stop + 1)
+            targets[[m != moments[-1] for m in moments]] = -1  # asked at another time than the prompt says
         return Example(self.name, prompt, np.full(len(prompt), IGNORE, dtype=np.int64), targets)
 
 

@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from palate.config import TrainConfig
 from palate.model import Model
+from palate.schema import Ints
 from palate.train.collate import Batch
-from palate.train.step import TrainingStep
+from palate.train.step import NO_ITEMS, TrainingStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,14 @@ class Update:
     whether packs come side by side or one after another.
     """
 
-    def __init__(self, model: Model, config: TrainConfig, weights: Sequence[float], accelerator: Any) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: TrainConfig,
+        weights: Sequence[float],
+        accelerator: Any,
+        withheld: Ints = NO_ITEMS,
+    ) -> None:
         self.config, self.weights, self.accelerator = config, list(weights), accelerator
         self.world = int(accelerator.num_processes)
         if config.gradient_checkpointing:
@@ -44,7 +52,7 @@ class Update:
         self.peaks = [float(g["lr"]) for g in groups]
         self.parameters = [p for g in groups for p in g["params"]]
         # the base is on its device already, and a quantized one must not be moved
-        self.module = accelerator.prepare_model(_for_ddp(TrainingStep(model)), device_placement=False)
+        self.module = accelerator.prepare_model(_for_ddp(TrainingStep(model, withheld)), device_placement=False)
         self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups), device_placement=False)
 
     def __call__(self, batches: Sequence[Batch], factor: float, asked: int) -> Measured | None:

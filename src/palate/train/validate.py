@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from palate.config import PromptConfig
 from palate.engine.pack import concat
 from palate.evaluate import metrics
-from palate.evaluate.protocol import PROTOCOLS, EvalCase
+from palate.evaluate.protocol import EvalCase, Protocol
 from palate.model import Model
 from palate.schema import Interactions, Prompt
 
 HEADLINE = "NDCG@10"
 METRICS = (HEADLINE, "HR@10")
-PROTOCOL = "loo-full"
 
 
 class Validator:
-    """Prompts are built once; `ranks` reads one query a user and ranks its item against the whole catalogue.
+    """Prompts are built once; `ranks` reads one query a user and ranks its item among what the protocol says.
 
-    users: how many users at most, a seeded draw; 0 turns validation off. rank, world: the share of this
-    process.
+    protocol: its validation part is asked. users: how many users at most, a seeded draw; 0 turns validation off.
+    rank, world: the share of this process.
     """
 
     def __init__(
@@ -34,19 +34,21 @@ class Validator:
         serializer: Any,
         template: Any,
         *,
+        protocol: Protocol,
         users: int,
         budget: int,
         profiles: Mapping[str, Mapping[str, str]] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        every = PROTOCOLS[PROTOCOL].cases(interactions, part="valid", users=users) if users else []
+        every = protocol.cases(interactions, part="valid", users=users) if users else []
         self.size = len(every)
         self.items = len(interactions.item_ids)
         self.cases = every[rank::world]
         profiles = profiles or {}
         self._prompts = [
-            serializer.prompt(template, _request(c, interactions, profiles.get(c.user_id))) for c in self.cases
+            serializer.prompt(template, _request(c, interactions, profiles.get(c.user_id), serializer.config))
+            for c in self.cases
         ]
         self._packs = _packs(self._prompts, budget)
 
@@ -79,10 +81,12 @@ class Validator:
         return metrics.intervals({m: metrics.per_user(m, table, np.zeros(len(table))) for m in METRICS})
 
 
-def _request(case: EvalCase, interactions: Interactions, profile: Mapping[str, str] | None) -> Any:
+def _request(
+    case: EvalCase, interactions: Interactions, profile: Mapping[str, str] | None, config: PromptConfig
+) -> Any:
     """The case as a request without its candidates: a ranking of the whole catalogue lists none."""
     return EvalCase(case.user, case.user_id, case.history, case.positive, np.empty(0, dtype=np.int64)).request(
-        interactions, profile=profile
+        interactions, profile=profile, timed=bool(config.context)
     )
 
 

@@ -55,7 +55,7 @@ def parse_history(value: Any) -> tuple[Event, ...]:
     events = []
     for one in _listed(value):
         if isinstance(one, dict):
-            extra = set(one) - {"item_id", "timestamp", "rating", "context"}
+            extra = set(one) - {"item_id", "timestamp", "rating", "context", "review"}
             if "item_id" not in one or extra:
                 raise ValueError(f"expected item_id, timestamp and rating in a history entry, got {sorted(one)}")
             events.append(
@@ -64,6 +64,7 @@ def parse_history(value: Any) -> tuple[Event, ...]:
                     _float(one.get("timestamp"), "timestamp"),
                     _float(one.get("rating"), "rating"),
                     parse_context(one.get("context")),
+                    str(one.get("review") or ""),
                 )
             )
         elif isinstance(one, list | bool):

@@ -8,11 +8,13 @@ Row form, one row a request; user_id, history and context are optional:
 
     request_id, user_id, history, context, candidates
 
-Both forms may have a column adapter: which of the loaded adapters answers the request; empty for the first.
+Both forms may have a column adapter: which of the loaded adapters answers the request; empty for the first. Further
+columns of both: query, what the user asks for in their own words, and profile, a mapping such as `{"age": "24"}`.
 
 `history` and `candidates` are lists in Parquet and JSON lines; in CSV a cell holds a JSON list (`["50",
 "181"]`) or ids separated by spaces or `|`. A history entry may also be `{"item_id": ..., "timestamp": ...,
-"rating": ...}`. `context` is a mapping such as `{"time": "evening"}`.
+"rating": ..., "review": ...}`. `context` is a mapping such as `{"time": "evening"}`; an adapter whose config derives
+context reads a time (`{"time": "2026-07-24T20:15+02:00"}`), and may be given `timezone` and `hemisphere` with it.
 """
 
 from __future__ import annotations
@@ -138,6 +140,8 @@ class CandidateFile:
             history = parse_history(row.get("history"))
             column = "context"
             context = parse_context(row.get("context"))
+            column = "profile"
+            profile = parse_context(row.get("profile"))
         except ValueError as error:
             self.rejects.add(line, column, row[column], str(error))
             return None
@@ -148,7 +152,8 @@ class CandidateFile:
             reason = f"no adapter is called {adapter!r}; {did_you_mean(adapter, self.adapters)}"
             self.rejects.add(line, "adapter", adapter, reason)
             return None
-        return Request(request_id, text(row.get("user_id")) or None, history, context=context, adapter=adapter)
+        user, query = text(row.get("user_id")) or None, text(row.get("query"))
+        return Request(request_id, user, history, (), context, profile, query, adapter)
 
     def _known(self, line: int, column: str, ids: Sequence[str]) -> bool:
         for item_id in ids:

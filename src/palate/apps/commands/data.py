@@ -11,7 +11,10 @@ import typer
 
 if TYPE_CHECKING:
     from palate.data import Report
+    from palate.features.consistency import Consistency
 
+HARDLY_ANY = -2.0
+"""No item is likely to lie below a consistency threshold as low as this."""
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON object")]
 
 
@@ -37,10 +40,13 @@ def import_(
         float | None,
         typer.Option(help="Bad rows a table may have: a number, or a share below 1; default 1%", metavar="N"),
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of the texts, such as de; default: what the layout says", metavar="CODE")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read MovieLens, RecBole, Amazon Reviews 2023, plain tables or a saved `datasets` folder into a clean
-    folder.
+    """Read MovieLens, RecBole, Amazon Reviews 2023, plain tables, a saved `datasets` folder or a folder of media
+    files into a clean folder.
 
     Example: palate data import ml-100k --media ../ml-100k-mm --out data/ml-100k
     """
@@ -51,7 +57,7 @@ def import_(
 
     target = out or Path("data") / (Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path)
     with Console(stderr=True).status(f"Importing {name_or_path}"):
-        import_dataset(name_or_path, target, media=media, reader=reader, max_rejects=max_rejects)
+        import_dataset(name_or_path, target, media, reader, max_rejects, language)
         report = report_on(target)
     if as_json:
         typer.echo(_json(asdict(report)))
@@ -61,19 +67,46 @@ def import_(
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="Data set folder", metavar="DIR")], as_json: Json = False
+    folder: Annotated[Path, typer.Argument(help="Data set folder", metavar="DIR")],
+    consistency: Annotated[
+        bool, typer.Option("--consistency", help="Also list items whose medium does not fit their text")
+    ] = False,
+    medium: Annotated[str, typer.Option(help="Which medium, with --consistency", metavar="NAME")] = "image",
+    source: Annotated[
+        str | None,
+        typer.Option(help="Model with a tower for the medium and one for text (CLIP, CLAP), with --consistency"),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="List items whose z is below; default: set from the data", metavar="Z")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Items listed; --json lists all", min=0)] = 20,
+    as_json: Json = False,
 ) -> None:
     """Show what a data set has, what is missing, and each kind of bad row; all bad rows go to rejects.jsonl.
 
-    Example: palate data check data/ml-100k
+    Example: palate data check data/ml-100k --consistency
     """
     from palate.data import check as report_on
 
     report = report_on(folder)
+    found = _consistency(folder, medium, source, threshold) if consistency else None
     if as_json:
-        typer.echo(_json(asdict(report)))
-    else:
-        _print(report)
+        told = {} if found is None else {"consistency": found.to_dict()}
+        typer.echo(_json({**asdict(report), **told}))
+        return
+    _print(report)
+    if found is not None:
+        _print_consistency(found, limit)
+
+
+def _consistency(folder: Path, medium: str, source: str | None, threshold: float | None) -> Consistency:
+    from palate.apps.shared import spinner
+    from palate.data import Dataset
+    from palate.features.consistency import consistency
+
+    items = list(Dataset.open(folder, strict=False).catalog.values())
+    with spinner(f"comparing {medium} and text"):
+        return consistency(items, medium=medium, source=source, threshold=threshold)
 
 
 def stats(
@@ -150,3 +183,40 @@ def _print(report: Report) -> None:
     console.print(bad)
     for reject in report.first:
         console.print(f"  {reject}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_consistency(found: Consistency, limit: int) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"\nConsistency of {found.medium} and text", style="bold", markup=False)
+    lines = [
+        f"{found.judged:,} of {found.items:,} items judged; {found.missing:,} have no {found.medium}, {found.failed:,} "
+        f"an unusable one, {found.unclear:,} one too unclear to name"
+    ]
+    if found.judged:
+        lines += [
+            f"compared in the space of {found.space}, each with {found.compared:,} other texts",
+            f"an item's own text fits better than {found.agreement:.0%} of the others on average (50% is chance)",
+        ]
+        if not found.shared:
+            lines.append("this way is weaker than a model with a tower for each (--source): look before you believe")
+    if not found.judged:
+        lines.append("nothing to compare")
+    elif found.threshold is None:
+        lines.append("nothing can be told: own texts fit no better than those of others")
+    else:
+        lines.append(f"{len(found.conflicts):,} items below the threshold z = {found.threshold:.2f}, worst first")
+        if found.threshold < HARDLY_ANY:
+            lines.append("the two agree too little here to single any out; --threshold Z lists the worst all the same")
+    for conflict in found.conflicts[:limit]:
+        shows = f"shows {conflict.shows}; " if conflict.shows else ""
+        lines.append(
+            f"  {conflict.item_id}  {conflict.title}: {shows}nearest {conflict.nearest!r} "
+            f"(z {conflict.z:.2f}, rank {conflict.rank:,}, better than {conflict.percentile:.0%} of the others; "
+            f"{conflict.file})"
+        )
+    if len(found.conflicts) > limit:
+        lines.append(f"  and {len(found.conflicts) - limit:,} more; --json lists them all")
+    for line in [*lines, *(f"  {p}" for p in found.problems[:limit])]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +12,11 @@ import typer
 from palate.errors import ConfigError
 
 if TYPE_CHECKING:
-    from palate.data import Dataset
     from palate.evaluate import Result, System
-    from palate.evaluate.protocol import Protocol
+    from palate.evaluate.bench import Bench
+    from palate.evaluate.modalities import Study
+
+Bars = Callable[[str, int, int], None]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,13 +30,21 @@ def evaluate(
     against: Annotated[
         str, typer.Option(help="Baselines, comma-separated; options as ease:penalty=500:recency=10.")
     ] = "popularity",
-    protocol: Annotated[str, typer.Option(help="loo-full, loo-20 or temporal.")] = "loo-20",
+    protocol: Annotated[
+        str, typer.Option(help="loo-full, loo-20, temporal or cold-items; options as cold-items:share=0.2:seed=3.")
+    ] = "loo-20",
     mode: Annotated[str | None, typer.Option(help="Scoring modes of the adapter, comma-separated.")] = None,
+    fuse: Annotated[
+        str, typer.Option(help="Retrievers to mix with the (first) adapter, as --against; weights from validation.")
+    ] = "",
+    ablate: Annotated[str | None, typer.Option(help="modalities: what each adds to the adapter.")] = None,
     users: Annotated[int | None, typer.Option(min=1, help="A seeded draw of this many users; all if absent.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seeds the negatives, the draw of users and the intervals.")] = 1,
     untuned: Annotated[bool, typer.Option("--untuned", help="Add the plain base model.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write FILE.md or FILE.json.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Put the numbers onto the first adapter's card.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Put the numbers, and weights of --fuse, onto the first adapter's card.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Compare an adapter with baselines on held-out items, with 95% intervals.
@@ -42,29 +54,38 @@ def evaluate(
     from palate.data import Dataset
     from palate.evaluate import protocol as named
     from palate.evaluate.baselines import parse
-    from palate.evaluate.report import check_output, write
+    from palate.evaluate.bench import Bench
+    from palate.evaluate.report import check_output
 
     chosen = named(protocol)
     if output:
         check_output(output)
-    baselines = _split(against)
-    for name in baselines:
+    baselines, mixed, modes, adapters = _split(against), _split(fuse), _split(mode or ""), adapter or []
+    for name in [*baselines, *mixed]:
         parse(name)  # a wrong name fails before anything is loaded or fitted
-    if record and not adapter:
+    if record and not adapters:
         raise ConfigError("--record puts numbers onto an adapter's card; name the adapter with -a")
-    if not (baselines or adapter or untuned):
+    if not (baselines or adapters or untuned or mixed):
         raise ConfigError("there is nothing to evaluate; name an adapter (-a), a baseline (--against) or --untuned")
-    data = Dataset.open(folder)
-    systems = [
-        *_adapters(adapter or [], data, _split(mode or "")),
-        *(_untuned(adapter or [], data) if untuned else []),
-        *_baselines(baselines, data, chosen),
-    ]
-    result = _run(data, systems, chosen, users, seed)
-    if output:
-        write(result, output)
-    if record and adapter:
-        _record(adapter[0], result)
+    if ablate is not None:
+        _check_ablation(ablate, adapters, modes, {"--fuse": fuse, "--untuned": untuned, "--record": record})
+    bench = Bench(Dataset.open(folder), chosen, users, seed)
+    for path in adapters:
+        bench.load(path)
+    others = [*(bench.untuned() if untuned else []), *bench.baselines(baselines)]
+    with _bars() as bars:
+        if ablate is not None:
+            found = _study(bench, modes, others, bars)
+        else:
+            systems = [*bench.tuned(modes), *others]
+            if mixed:
+                systems = bench.fused(systems, mixed, bars)
+            result = bench.run(systems, bars)
+    if ablate is not None:
+        _show_study(found, output, as_json)
+        return
+    if record:
+        _record(bench, modes, systems, result)
     _show(result, output, as_json)
 
 
@@ -72,74 +93,87 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _adapters(folders: list[Path], data: Dataset, modes: list[str]) -> list[System]:
-    """Every adapter in every mode asked for; the adapter's own default where none is."""
-    from palate.evaluate.baselines import RecommenderSystem
-    from palate.recommender import Recommender
-
-    systems: list[System] = []
-    for folder in folders:
-        recommender = Recommender.load(folder, data=data)
-        chosen: list[str | None] = [*modes] or [None]
-        for mode in chosen:
-            name = f"{folder.name} ({mode or recommender.default_mode})"
-            systems.append(RecommenderSystem(recommender, data, mode, name))
-    return systems
+def _check_ablation(what: str, adapters: list[Path], modes: list[str], others: dict[str, object]) -> None:
+    """ConfigError where --ablate cannot go with the other options."""
+    if what != "modalities":
+        raise ConfigError(f"--ablate: expected 'modalities', got {what!r}")
+    if len(adapters) != 1 or len(modes) > 1:
+        raise ConfigError(
+            f"--ablate looks at one adapter in one mode, got {len(adapters)} adapters and {len(modes)} modes; "
+            "run it once for each"
+        )
+    if given := [name for name, value in others.items() if value]:
+        raise ConfigError(f"--ablate does not go with {' or '.join(given)}; run them one after the other")
 
 
-def _untuned(folders: list[Path], data: Dataset) -> list[System]:
-    """The first adapter's base (else the default one), untuned, by its log-probability of each title."""
-    from palate.evaluate.baselines import RecommenderSystem, base_of
-    from palate.recommender import Recommender
+def _study(bench: Bench, modes: list[str], others: list[System], bars: Bars) -> Study:
+    from palate.evaluate.modalities import study
 
-    recommender = Recommender.load(base_of(folders[0] if folders else None), data=data)
-    return [RecommenderSystem(recommender, data, "likelihood", "untuned base (likelihood)")]
-
-
-def _baselines(names: list[str], data: Dataset, protocol: Protocol) -> list[System]:
-    from palate.evaluate.baselines import baseline, features_for
-
-    if not names:
-        return []
-    train = protocol.split(data.histories.interactions).train
-    return [baseline(name, train, features_for(name, data, train)) for name in names]
+    (folder, recommender), mode = next(iter(bench.adapters.items())), next(iter(modes), None)
+    name = f"{folder.name} ({mode or recommender.default_mode})"
+    return study(recommender, bench, mode, name=name, baselines=others, progress=bars)
 
 
-def _run(data: Dataset, systems: list[System], protocol: Protocol, users: int | None, seed: int) -> Result:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from palate.evaluate import evaluate as run
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {s.name: bar.add_task(s.name, total=None) for s in systems}
-
-        def progress(name: str, done: int, total: int) -> None:
-            bar.update(tasks[name], completed=done, total=total)
-
-        return run(data, systems, protocol, users, seed, progress=progress)
-
-
-def _record(adapter: Path, result: Result) -> None:
+def _record(bench: Bench, modes: list[str], systems: list[System], result: Result) -> None:
+    """The numbers, and the weights that did best on validation, onto the first adapter's card."""
+    from palate.evaluate.fused import FusedSystem
     from palate.evaluate.report import card_rows
     from palate.model import bundle
 
-    bundle.record(adapter, card_rows(result))
+    folder, recommender = next(iter(bench.adapters.items()))
+    fused = [s.learned for s in systems if isinstance(s, FusedSystem)]
+    best = max(fused, key=lambda learned: learned.value, default=None)
+    mode = next(iter(modes), recommender.default_mode)
+    decision = None if best is None else best.decision(systems[0].name, mode)
+    bundle.record(folder, card_rows(result), decision)
+
+
+@contextmanager
+def _bars() -> Iterator[Bars]:
+    """A progress bar a system, on standard error; called with (name, done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name, total=total)
+            shown.update(tasks[name], completed=done, total=total)
+
+        yield progress
 
 
 def _show(result: Result, output: Path | None, as_json: bool) -> None:
-    from rich.console import Console
+    from palate.evaluate.report import difference_table, to_json, to_table, write
 
-    from palate.evaluate.report import difference_table, to_json, to_table
-
+    if output:
+        write(result, output)
     if as_json:
         typer.echo(to_json(result), nl=False)
-        return
+    else:
+        _print([to_table(result), difference_table(result)], output)
+
+
+def _show_study(study: Study, output: Path | None, as_json: bool) -> None:
+    from palate.evaluate.modality_report import tables, to_json, write
+
+    if output:
+        write(study, output)
+    if as_json:
+        typer.echo(to_json(study), nl=False)
+    else:
+        _print([tables(study)], output)
+
+
+def _print(shown: list[Any], output: Path | None) -> None:
+    from rich.console import Console
+
     console = Console()
-    console.print(to_table(result))
-    differences = difference_table(result)
-    if differences:
-        console.print(differences)
+    for part in shown:
+        if part is not None:
+            console.print(part)
     if output:
         console.print(f"written to {output}", markup=False)

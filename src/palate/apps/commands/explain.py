@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,17 +17,22 @@ from palate.apps.shared import (
     Precision,
     Quantize,
     User,
+    context,
     load,
     note_stranger,
     print_json,
     titles,
 )  # fmt: skip
+from palate.errors import ConfigError
 
-HELP = """Show what in a history speaks for an item: each history item is left out in turn and the score
-compared.
+HELP = """Show what speaks for an item: each history item, text field and modality (picture, sound, text vector,
+behaviour) is left out in turn and the score compared.
 
-Example: palate explain "Blade Runner" --history "Alien; Heat" -a adapters/ml-100k
+-o FILE.html writes a page with pictures and bars, -o FILE.json the numbers.
+
+Example: palate explain "Blade Runner" --history "Alien; Heat" -a adapters/ml-100k -o why.html
 """
+ENDINGS = (".html", ".json")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,20 +44,51 @@ def explain(
     adapter: Adapter,
     user: User = None,
     history: History = None,
+    contexts: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE, such as time=evening.")] = None,
+    new_items: Annotated[
+        Path | None, typer.Option("--new-items", help="Table of items added after training, as for score.")
+    ] = None,
     data: Data = None,
     mode: Mode = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write it to FILE.html (a page) or FILE.json.")
+    ] = None,
     quantization: Quantize = None,
     dtype: Precision = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
+    _check(output)
+    around = context(contexts)
     rec = load(adapter, data, quantization, device, dtype)
+    if new_items is not None:
+        from palate.apps.batch import add_new_items
+
+        add_new_items(rec, new_items)
     chosen = titles(history)
     note_stranger(rec, user, chosen)
-    found = rec.explain(item, user, chosen, mode)
+    found = rec.explain(item, user, chosen, mode, around)
+    if output is not None:
+        text = found.to_html() if output.suffix.lower() == ".html" else found.to_json() + "\n"
+        try:
+            output.write_text(text, encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ConfigError(f"--output: cannot write {output}: {error.strerror or error}") from None
     if as_json:
         print_json(found.to_dict())
         return
     from rich.console import Console
 
     Console().print(found)
+    if output is not None:
+        typer.echo(f"wrote {output}")
+
+
+def _check(output: Path | None) -> None:
+    """ConfigError, before anything is loaded, where a file cannot be written."""
+    if output is None:
+        return
+    if output.suffix.lower() not in ENDINGS:
+        raise ConfigError(f"--output: expected a file that ends in .html or .json, got {str(output)!r}")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output: expected an existing folder, got {str(output.parent)!r}; make it first")

@@ -10,7 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from palate.config import EncoderConfig
-    from palate.features import FeatureSet
+    from palate.data import Dataset
+    from palate.features import FeatureSet, Problem
     from palate.schema import Item
 
 SHOWN = 10
@@ -40,10 +41,11 @@ def features(
     from palate.features import compute, save_features
 
     dataset = Dataset.open(folder)
-    items = list(dataset.catalog.values())
-    chosen = _encoders(modality, config, items)
+    items, unusable = _captioned(dataset, config, progress=not as_json)
     train = leave_one_out(dataset.histories.interactions).train
+    chosen = _encoders(modality, config, items, learns=len(train.items) > 0)
     result = compute(items, train, chosen, progress=not as_json)
+    result.problems.extend(unusable)
     if out is not None:
         save_features(out, result.tables)
     if as_json:
@@ -52,8 +54,26 @@ def features(
         _print(result, out, len(items))
 
 
-def _encoders(modality: str | None, config: Path | None, items: list[Item]) -> dict[str, EncoderConfig]:
-    """Modality -> encoder config: the ones asked for, else the config's, else all that the items have."""
+def _captioned(dataset: Dataset, config: Path | None, progress: bool) -> tuple[list[Item], list[Problem]]:
+    """The items, with the text fields that the config's `captions:` writes, as training sees them."""
+    from palate.config import RunConfig
+    from palate.features import captions
+
+    items = list(dataset.catalog.values())
+    named = dict(RunConfig.load(config).captions) if config is not None else {}
+    if not named:
+        return items, []
+    found = captions(items, named, progress=progress)
+    return list(dataset.with_fields(found.texts).catalog.values()), found.problems
+
+
+def _encoders(
+    modality: str | None, config: Path | None, items: list[Item], learns: bool = True
+) -> dict[str, EncoderConfig]:
+    """Modality -> encoder config: the ones asked for, else the config's, else all that the items have.
+
+    learns: whether there are interactions for the behaviour encoder.
+    """
     from palate.config import EncoderConfig, RunConfig
     from palate.errors import ConfigError, did_you_mean
     from palate.features.encoders import PACKAGE, Encoder
@@ -63,7 +83,8 @@ def _encoders(modality: str | None, config: Path | None, items: list[Item]) -> d
     given = dict(RunConfig.load(config).features) if config is not None else {}
     if modality is None:
         media = {m for item in items for m in item.media}
-        return given or {name: EncoderConfig() for name in known if name in media | {"text", "behaviour"}}
+        has = media | ({"text", "behaviour"} if learns else {"text"})
+        return given or {name: EncoderConfig() for name in known if name in has}
     names = [name.strip() for name in modality.split(",") if name.strip()]
     for name in names:
         if name not in known and name not in given:

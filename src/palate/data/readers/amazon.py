@@ -96,6 +96,7 @@ class Amazon2023(Reader):
                 rating="rating",
                 timestamp="timestamp",
                 context=CONTEXT,
+                review="review",
                 rating_range=(0, 5),
             ),
             show=Show(history=(), candidate=("store", "price")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from palate.data import tables
+from palate.data import knowledge, tables
 from palate.data.media import MODALITIES
 from palate.data.readers import Layout, Reader
 from palate.data.spec import SPEC_FILE, DatasetSpec, InteractionsSpec, ItemsSpec, TableSpec, UsersSpec
@@ -36,6 +36,7 @@ class Tables(Reader):
             tables.source(path, spec.interactions),
             None if spec.users is None else tables.source(path, spec.users),
             path,
+            None if spec.knowledge is None else knowledge.sources(path, spec.knowledge),
         )
 
     def _guess(self, path: Path) -> DatasetSpec:

@@ -14,7 +14,7 @@ from palate import registry
 from palate.engine.runner import Runner
 from palate.errors import ConfigError, RequestError, did_you_mean
 from palate.prompting.serialize import Serializer
-from palate.prompting.template import Template, load
+from palate.prompting.template import Template, chosen
 from palate.schema import Floats, Request, Scores
 
 CHUNK_REQUESTS = 128
@@ -36,14 +36,14 @@ class Mode(ABC):
 
     def __init__(self, template: str | None = None) -> None:
         self.template_name = template or self.default_template
-        self._templates: dict[str, Template] = {}
+        self._templates: dict[tuple[str, str], Template] = {}
 
     def template(self, serializer: Serializer) -> Template:
-        """The prompt template in the serializer's language, loaded once."""
-        language = serializer.config.language
-        if language not in self._templates:
-            self._templates[language] = load(self.template_name, language)
-        return self._templates[language]
+        """The prompt template that the serializer's config has for this mode, loaded once."""
+        key = (serializer.config.language, serializer.config.template(self.template_name))
+        if key not in self._templates:
+            self._templates[key] = chosen(self.template_name, serializer.config)
+        return self._templates[key]
 
     def scores(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> list[Scores]:
         """Scores of each request's candidates, float32, in the request's order; higher is better.

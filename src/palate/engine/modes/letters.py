@@ -39,7 +39,7 @@ class Letters(Mode):
         jobs: list[Job] = []
         asked: list[list[tuple[str, ...]]] = []
         for request in requests:
-            orders = shuffled(request, self.shuffles)
+            orders = self.orders(request)
             asked.append(orders)
             labels = serializer.labels(template, len(request.candidates))
             jobs += [Job(serializer.prompt(template, request, order), "labels", (), labels) for order in orders]
@@ -55,6 +55,10 @@ class Letters(Mode):
                     total[item] += value / len(orders)
             scores.append(np.array([total[c] for c in request.candidates], dtype=np.float32))
         return scores
+
+    def orders(self, request: Request) -> list[tuple[str, ...]]:
+        """The orders a request is asked in; see `shuffled`."""
+        return shuffled(request, self.shuffles)
 
     def limit(self, serializer: Serializer) -> int:
         """At most one candidate a letter."""

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from palate import registry
-from palate.config import Config, EncoderConfig
+from palate.config import EncoderConfig
 from palate.errors import FeatureError
 from palate.features.problem import Problem, Unusable
+from palate.features.sourced import NoOptions, Sourced
 from palate.schema import Bools, Floats, Interactions, Item
 
 PACKAGE = "palate.features.encoders"
@@ -50,30 +49,21 @@ class Encoded(NamedTuple):
     problems: list[Problem]
 
 
-class NoOptions(Config):
-    """Options of an encoder that has none."""
-
-
-class Encoder(ABC):
+class Encoder(Sourced):
     """Turns items into vectors of `width` floats under one `fingerprint`.
 
     name: what `encoder:` in a config names. modality: the key of the feature table and of `Item.media`; the
-    config's key, by default the encoder's name. version: raise it when the code changes the vectors.
-    default_source: model source where the config names none (None: needs no weights).
-    neutral: options that do not change the vectors, such as batch size; they stay out of the fingerprint.
+    config's key, by default the encoder's name. chunk: items encoded between two writes of the cache: what a kill
+    can cost, and how often progress shows.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-    default_source: ClassVar[str | None] = None
-    Options: ClassVar[type[Config]] = NoOptions
-    neutral: ClassVar[frozenset[str]] = frozenset({"batch", "workers", "device", "max_bytes", "max_pixels"})
+    kind = "encoder"
+    chunk: ClassVar[int] = 512
 
     def __init__(self, config: EncoderConfig | None = None, modality: str | None = None):
         config = config or EncoderConfig()
-        self.modality = modality or self.name
-        self.source = config.source or self.default_source
-        self.options = self.Options.parse(dict(config.options), f"features.{self.modality}.options")
+        modality = modality or self.name
+        super().__init__(modality, config.source, config.options, f"features.{modality}.options")
 
     @property
     @abstractmethod
@@ -86,44 +76,8 @@ class Encoder(ABC):
         return 1
 
     @abstractmethod
-    def identity(self, item: Item) -> bytes | None:
-        """Bytes that stand for what is encoded (a content hash), None where the item has no such medium.
-
-        Raises Unusable where it has one that cannot be read.
-        """
-
-    @abstractmethod
     def encode(self, items: Sequence[Item]) -> Encoded:
         """Vectors of items that have an identity. A bad medium: that row is not present, and a Problem."""
-
-    @cached_property
-    def weights(self) -> Path | None:
-        """The file or folder of the source, fetched on first use; None where the encoder needs no weights."""
-        from palate import sources
-
-        return None if self.source is None else sources.fetch(self.source)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Identifies encoder, code version, weights and options (and, if collaborative, the interactions)."""
-        from palate import sources
-
-        facts = {
-            "encoder": self.name,
-            "version": self.version,
-            "weights": None if self.weights is None else sources.digest(self.weights),
-            "options": {k: v for k, v in self.options.model_dump(mode="json").items() if k not in self.neutral},
-            **self._facts(),
-        }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return f"{self.name}-{digest[:24]}"
-
-    def _facts(self) -> Mapping[str, str]:
-        """More that the vectors depend on."""
-        return {}
-
-    def problem(self, item: Item, reason: str) -> Problem:
-        return Problem(item.item_id, self.modality, str(item.media.get(self.modality, "")), reason)
 
 
 class ContentEncoder(Encoder):

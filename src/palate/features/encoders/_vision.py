@@ -7,6 +7,8 @@ from __future__ import annotations
 import importlib
 import json
 from abc import ABC, abstractmethod
+from functools import cached_property
+from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 class Backend(ABC):
     """prepare: one RGB picture to whatever `forward` batches (called in threads). forward: float32 [n,
-    width].
+    width]. feature_map: the last one before pooling, [n, patch_width, height, width].
     """
 
     width: int
@@ -37,6 +39,28 @@ class Backend(ABC):
 
     @abstractmethod
     def forward(self, batch: list[Any]) -> Floats: ...
+
+    @abstractmethod
+    def feature_map(self, batch: list[Any]) -> torch.Tensor: ...
+
+    @torch.no_grad()
+    def patches(self, batch: list[Any], grid: int) -> Floats:
+        """The feature map averaged to grid x grid cells in reading order: float32 [n, grid * grid, patch_width].
+
+        Raises FeatureError where the model has no such map, or a coarser one.
+        """
+        found = self.feature_map(batch)
+        height, width = found.shape[-2:]
+        if min(height, width) < grid:
+            raise FeatureError(
+                f"expected a grid up to {min(height, width)}, as this model sees {height} x {width} patches, got {grid}"
+            )
+        return _numpy(torch.nn.functional.adaptive_avg_pool2d(found.float(), grid).flatten(2).mT)
+
+    @cached_property
+    def patch_width(self) -> int:
+        """Length of one patch's vector; a dual encoder's is that of its hidden states."""
+        return int(self.patches([self.prepare(Image.new("RGB", (64, 64)))], 1).shape[2])
 
 
 class EfficientNetLite0(Backend):
@@ -70,9 +94,14 @@ class EfficientNetLite0(Backend):
 
     @torch.no_grad()
     def forward(self, batch: list[Any]) -> Floats:
+        return _numpy(self.feature_map(batch).float().mean(dim=(2, 3)))
+
+    @torch.no_grad()
+    def feature_map(self, batch: list[Any]) -> torch.Tensor:
         pixels = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
         pixels = ((pixels.float() - 127.0) / 128.0).to(self.dtype)
-        return _numpy(self.network.extract_features(pixels).float().mean(dim=(2, 3)))
+        found: torch.Tensor = self.network.extract_features(pixels)
+        return found
 
 
 def _folded(network: Any) -> Any:
@@ -107,14 +136,14 @@ class Transformers(Backend):
                 network = AutoModel.from_pretrained(
                     folder, local_files_only=True, use_safetensors=True, dtype=self.dtype
                 )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            self.network = network.eval().to(device)
+            self.side = self._processor_side()
+            self.width = int(self.forward([self.prepare(Image.new("RGB", (64, 64)))]).shape[1])
+        except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
             raise FeatureError(
                 f"expected a vision model with an image processor and safetensors at {folder}; "
                 f"{' '.join(str(error).split())[:300]}"
             ) from None
-        self.network = network.eval().to(device)
-        self.side = self._processor_side()
-        self.width = int(self.forward([self.prepare(Image.new("RGB", (64, 64)))]).shape[1])
 
     def _processor_side(self) -> int:
         size = getattr(self.processor, "size", None) or {}
@@ -124,10 +153,13 @@ class Transformers(Backend):
     def prepare(self, image: Image.Image) -> Any:
         return self.processor(images=[tamed(image, self.side)], return_tensors="pt")
 
+    def _inputs(self, batch: list[Any]) -> dict[str, torch.Tensor]:
+        inputs = {key: torch.cat([one[key] for one in batch]).to(self.device) for key in batch[0]}
+        return {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+
     @torch.no_grad()
     def forward(self, batch: list[Any]) -> Floats:
-        inputs = {key: torch.cat([one[key] for one in batch]).to(self.device) for key in batch[0]}
-        inputs = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        inputs = self._inputs(batch)
         if self.pooling == "auto" and hasattr(self.network, "get_image_features"):
             out = self.network.get_image_features(**inputs)
         else:
@@ -143,6 +175,22 @@ class Transformers(Backend):
         states: torch.Tensor = out.last_hidden_state
         # transformers give [n, tokens, width], convolutional networks [n, width, height, width]
         return states.mean(dim=1) if states.dim() == 3 else states.flatten(2).mean(dim=2)
+
+    @torch.no_grad()
+    def feature_map(self, batch: list[Any]) -> torch.Tensor:
+        inputs = self._inputs(batch)
+        tower = getattr(self.network, "vision_model", self.network)
+        try:
+            states = tower(**inputs).last_hidden_state
+        except (AttributeError, TypeError, ValueError) as error:  # a model that wants text too, or gives no states
+            raise _no_map(self.network, " ".join(str(error).split())[:200]) from None
+        if states.dim() == 4:
+            return torch.as_tensor(states)
+        patch, pixels = getattr(tower.config, "patch_size", None), inputs["pixel_values"]
+        if patch is None or pixels.dim() != 4:
+            raise _no_map(self.network, "its patches have no known places")
+        down, across = patch if isinstance(patch, (list, tuple)) else (patch, patch)
+        return _laid_out(states, pixels.shape[2] // down, pixels.shape[3] // across, self.network)
 
 
 class Timm(Backend):
@@ -174,6 +222,16 @@ class Timm(Backend):
     def forward(self, batch: list[Any]) -> Floats:
         return _numpy(self.network(torch.stack(batch).to(self.device, self.dtype)))
 
+    @torch.no_grad()
+    def feature_map(self, batch: list[Any]) -> torch.Tensor:
+        states: torch.Tensor = self.network.forward_features(torch.stack(batch).to(self.device, self.dtype))
+        if states.dim() == 4:  # Swin and its like keep the channels last
+            return states if states.shape[1] == self.network.num_features else states.permute(0, 3, 1, 2)
+        grid = getattr(getattr(self.network, "patch_embed", None), "grid_size", None)
+        if states.dim() != 3 or grid is None:
+            raise _no_map(self.network, "its patches have no known places")
+        return _laid_out(states, grid[0], grid[1], self.network)
+
 
 class SentenceTransformers(Backend):
     """A sentence-transformers model that takes pictures (its CLIP models do)."""
@@ -196,6 +254,11 @@ class SentenceTransformers(Backend):
 
     def forward(self, batch: list[Any]) -> Floats:
         return np.asarray(self.network.encode(batch, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
+
+    def feature_map(self, batch: list[Any]) -> torch.Tensor:
+        raise _no_map(
+            self.network, "name the folder of its vision model itself as the source, with backend: transformers"
+        )
 
 
 def load(weights: Path, backend: str, dtype: str, device: str, pooling: str) -> Backend:
@@ -228,6 +291,28 @@ def _tell(weights: Path) -> str:
     except ValueError as error:
         raise FeatureError(f"{config}: not valid JSON: {error}") from None
     return "timm" if "architecture" in facts and "model_type" not in facts else "transformers"
+
+
+def _laid_out(states: torch.Tensor, height: int, width: int, network: Any) -> torch.Tensor:
+    """Patch tokens [n, T, C] as a map [n, C, height, width].
+
+    Class, distillation and register tokens come first and are left out. A hierarchical model (Swin), whose patches
+    were merged, has fewer tokens than it began with, of the same proportions.
+    """
+    count = states.shape[1]
+    if count < height * width:
+        merged = isqrt(height * width // count)
+        height, width = height // merged, width // merged
+        if height * width != count:
+            raise _no_map(network, f"its {count} tokens are no grid of patches")
+    return states[:, count - height * width :].mT.reshape(len(states), -1, height, width)
+
+
+def _no_map(network: Any, why: str) -> FeatureError:
+    return FeatureError(
+        f"expected a model with a feature map for a grid of patches, got {type(network).__name__}: {why}; leave out "
+        "the option grid, or take a ViT, CLIP, Swin or convolutional model"
+    )
 
 
 def _numpy(tensor: torch.Tensor) -> Floats:

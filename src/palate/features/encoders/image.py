@@ -1,4 +1,6 @@
-"""Image encoder: pictures to pooled vectors; EfficientNet-Lite0 by default, any vision model by source."""
+"""Image encoder: pictures to vectors, pooled or a grid of patches; EfficientNet-Lite0 by default, any vision model
+by source.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ from pydantic import Field
 from palate.config import Config
 from palate.features.device import pick
 from palate.features.encoders import ContentEncoder, Encoded
-from palate.features.picture import MAX_BYTES, MAX_PIXELS, decode, decoding, file_identity, read_bounded
+from palate.features.files import file_identity, read_bounded
+from palate.features.picture import MAX_BYTES, MAX_PIXELS, decode, decoding
 from palate.features.prefetch import default_workers, prefetch
 from palate.features.problem import Unusable
-from palate.schema import Item
+from palate.schema import Floats, Item
 
 if TYPE_CHECKING:
     from palate.features.encoders._vision import Backend
@@ -23,11 +26,10 @@ if TYPE_CHECKING:
 WIDTH = 1280
 
 
-class ImageOptions(Config):
+class VisionOptions(Config):
     """backend: "auto" tells it from the source's files. pooling: "mean" averages the last hidden state
     instead of the model's own image vector. batch: pictures a forward pass (0: 8 on a CPU, whose caches a
-    larger one spills, 64 on a GPU). workers: decoding threads (0: one per core). max_bytes and
-    max_pixels: a larger file costs that item's picture.
+    larger one spills, 64 on a GPU). workers: decoding threads (0: one per core).
     """
 
     backend: Literal["auto", "efficientnet-lite0", "transformers", "timm", "sentence-transformers"] = "auto"
@@ -36,17 +38,26 @@ class ImageOptions(Config):
     batch: int = Field(0, ge=0)
     workers: int = Field(0, ge=0)
     device: str = "auto"
+
+
+class ImageOptions(VisionOptions):
+    """grid: 1 is one vector a picture; g above 1 gives g x g patches in reading order, each a token of its own:
+    the last feature map, averaged to that many cells (`pooling` has no part in it). max_bytes and max_pixels: a
+    larger file costs that item's picture.
+    """
+
+    # came later: left out of the fingerprint at its default, so that fingerprints of before still hold
+    grid: int = Field(1, ge=1, le=32, exclude_if=lambda grid: grid == 1)
     max_bytes: int = Field(MAX_BYTES, ge=1)
     max_pixels: int = Field(MAX_PIXELS, ge=1)
 
 
-class ImageEncoder(ContentEncoder):
-    """Pooled vectors of `item.media[modality]`. Threads decode ahead of the batched forward pass."""
+class VisionEncoder(ContentEncoder):
+    """What encoders of pictures and of films share: the network that sees."""
 
-    name = "image"
     default_source = "efficientnet-lite0"
-    Options = ImageOptions
-    options: ImageOptions
+    Options = VisionOptions
+    options: VisionOptions
 
     @cached_property
     def backend(self) -> Backend:
@@ -61,9 +72,32 @@ class ImageEncoder(ContentEncoder):
         return self.options.batch or (8 if pick(self.options.device) == "cpu" else 64)
 
     @property
+    def unloaded(self) -> bool:
+        """The network is the default one, whose width is known, and not yet in memory."""
+        return self.source == self.default_source and "backend" not in self.__dict__
+
+    @property
+    def picture_width(self) -> int:
+        """Length of one picture's pooled vector."""
+        return WIDTH if self.unloaded else self.backend.width
+
+
+class ImageEncoder(VisionEncoder):
+    """Vectors of `item.media[modality]`. Threads decode ahead of the batched forward pass."""
+
+    name = "image"
+    Options = ImageOptions
+    options: ImageOptions
+
+    @property
+    def tokens(self) -> int:
+        return self.options.grid**2
+
+    @property
     def width(self) -> int:
-        is_default = self.source == self.default_source and "backend" not in self.__dict__
-        return WIDTH if is_default else self.backend.width
+        if self.options.grid == 1:
+            return self.picture_width
+        return self.tokens * (WIDTH if self.unloaded else self.backend.patch_width)
 
     def identity(self, item: Item) -> bytes | None:
         path = item.media.get(self.modality)
@@ -82,10 +116,15 @@ class ImageEncoder(ContentEncoder):
                     ready.append((row, prepared))
                 if ready and (len(ready) == self.batch or row + 1 == len(items)):
                     rows = [r for r, _ in ready]
-                    vectors[rows] = self.backend.forward([p for _, p in ready])
+                    vectors[rows] = self._forward([p for _, p in ready])
                     present[rows] = True
                     ready = []
         return Encoded(vectors, present, problems)
+
+    def _forward(self, batch: list[Any]) -> Floats:
+        """float32 [n, width]."""
+        grid = self.options.grid
+        return self.backend.forward(batch) if grid == 1 else self.backend.patches(batch, grid).reshape(len(batch), -1)
 
     def _prepared(self, items: Sequence[Item]) -> Iterator[Any]:
         """What the backend batches for each item, or the Unusable that says why not; two batches ahead."""
