@@ -245,6 +245,21 @@ def test_the_default_labels_name_what_is_drawn(tmp_path: Path) -> None:
     assert texts["clock"] == "analog clock"
     assert texts["lights"] == "traffic light"
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(chances[:2], _by_the_network_itself(labels, items[:2]), atol=2e-4)
+
+
+def _by_the_network_itself(labels: Labels, items: list[Item]) -> np.ndarray:
+    """Class probabilities of a plain forward pass through the classifier."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    assert labels.weights is not None
+    network.load_state_dict(torch.load(labels.weights, weights_only=True))
+    sized = [Image.open(i.media["image"]).resize((224, 224), Image.Resampling.BICUBIC) for i in items]
+    pixels = (torch.from_numpy(np.stack([np.asarray(i) for i in sized])).permute(0, 3, 1, 2).float() - 127) / 128
+    with torch.no_grad():
+        return np.asarray(network.eval()(pixels).softmax(dim=1).numpy())
 
 
 @pytest.mark.weights
