@@ -1,8 +1,8 @@
-"""A data set in which only pictures and sounds say what people like, so that a score above chance has to come from them.
+"""A data set in which only pictures and sounds say what people like: a score above chance has to come from them.
 
-Every item has a hidden kind, one of 4 x 4 pairs. Its picture shows the pair as pattern and colour, its sound plays it as
-timbre and octave, and its title, made-up words, says nothing of it. All else is drawn at random: size, place, direction
-and ground of the pattern; note, rhythm, loudness and noise of the sound.
+Every item has a hidden kind, one of 4 x 4 pairs. Its picture shows the pair as pattern and colour, its sound plays it
+as timbre and octave, and its title, made-up words, says nothing of it. All else is drawn at random: size, place,
+direction and ground of the pattern; note, rhythm, loudness and noise of the sound.
 
 Every user likes one kind and chooses items of it alone, uniformly (`turn` above 0: the kind moves on by so many with
 every event). Nothing but the media can tell which:
@@ -68,7 +68,7 @@ class Newcomer:
 
 
 def make(folder: Path, users: int = 160, seed: int = 1, turn: int = 0) -> Controlled:
-    """Write a data set folder: `users` users, a multiple of KINDS and three a kind at least, and TRAIN items for each."""
+    """Write a data set folder: `users` users (a multiple of KINDS, at least three a kind), TRAIN items for each."""
     each = users // KINDS
     if users % KINDS or each < 3:
         raise ValueError(f"expected a multiple of {KINDS} users, {3 * KINDS} or more, got {users}")

@@ -61,6 +61,7 @@ def test_variants_of_three_one_and_two_modalities():
     ]  # fmt: skip
     assert [v.name for v in variants(("a",), fields=False)] == [FULL, f"without a ({NONE})", "a shuffled"]
     assert len({v.sight for v in two}) == len(two)
+    assert variants(("a", "b"), fields=False, nothing=False) == two[:-1]
 
 
 @settings(deadline=None, max_examples=50)
@@ -171,7 +172,7 @@ def test_the_planted_picture_is_found_and_nothing_else(found):
     value = {s.name: s.metrics["HR@5"].value for s in found.result.systems}
     assert list(value) == [
         FULL, "without behaviour (image alone)", "without image (behaviour alone)", "behaviour shuffled",
-        "image shuffled", NONE,
+        "image shuffled",
     ]  # fmt: skip
     assert value[FULL] > 0.6
     assert value["image shuffled"] < value[FULL] - 0.25

@@ -116,3 +116,21 @@ def test_each_token_of_a_row_gets_soft_tokens_of_its_own_in_order() -> None:
 
 def _replaced(table: Features, tokens: int) -> Features:
     return Features(table.modality, table.item_ids, table.vectors, table.present, table.fingerprint, tokens)
+
+
+def test_the_last_token_of_an_item_holds_all_its_modalities() -> None:
+    """Queries are read there; the tokens before it hold their own modality alone."""
+    tables = _tables(40)
+    bare, full = (next(i for i in tables["image"].item_ids if tables["image"].present[int(i)] == has) for has in (0, 1))
+    config = ModelConfig(base="path:none", hidden=8, matching=8, soft_tokens=2)
+    tokens = SoftTokens(config, tables, 16, 3.0).eval()
+    before = {m: tokens.vectors(m, [bare, full] if m == "text" else [full]).detach() for m in ("image", "text")}
+    tokens.add_item(full, {"image": -tables["image"].vectors[int(full)]})
+    after = tokens.vectors("text", [bare, full])
+    torch.testing.assert_close(after[0], before["text"][0])
+    torch.testing.assert_close(after[1, 0], before["text"][1, 0])
+    assert not torch.allclose(after[1, 1], before["text"][1, 1], atol=0.1)
+    torch.testing.assert_close(after.norm(dim=-1), torch.full((2, 2), 3.0))
+    torch.testing.assert_close(after[:1], tokens.vectors("text", [bare]))
+    tokens.add_item(full, {"image": tables["image"].vectors[int(full)], "text": np.zeros(3, np.float32)})
+    torch.testing.assert_close(tokens.vectors("image", [full]), before["image"])

@@ -47,10 +47,10 @@ class Variant:
         return self.hidden, self.shuffled, self.fields
 
 
-def variants(modalities: Sequence[str], fields: bool) -> list[Variant]:
+def variants(modalities: Sequence[str], fields: bool, nothing: bool = True) -> list[Variant]:
     """Everything, without each modality, each alone, each shuffled, without text fields (where `fields`), nothing.
 
-    What would be the same run twice, such as one of two modalities alone and without the other, is there once.
+    nothing: False where a model without any modality cannot tell items apart. What would be the same run twice, such as one of two modalities alone and without the other, is there once.
     """
     every = frozenset(modalities)
     found = [Variant(FULL)]
@@ -59,7 +59,8 @@ def variants(modalities: Sequence[str], fields: bool) -> list[Variant]:
     found += [Variant(f"{m} shuffled", shuffled=frozenset([m])) for m in modalities]
     if fields:
         found.append(Variant("without text fields", fields=False))
-    found.append(Variant(NONE, hidden=every))
+    if nothing:
+        found.append(Variant(NONE, hidden=every))
     merged: dict[tuple[Any, ...], Variant] = {}
     for variant in found:
         first = merged.setdefault(variant.sight, variant)

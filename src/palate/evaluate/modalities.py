@@ -102,7 +102,8 @@ def study(
     with Ablation(recommender, bench.seed) as ablation:
         probes = [c.request(interactions, dataset.histories.events(c.user_id)) for c in cases[:PROBES]]
         fields = ablation.shows_fields(mode, probes)
-        asked = variants(tuple(ablation.tables), fields)
+        # embedding mode knows items by their vectors alone: without any, all are equal
+        asked = variants(tuple(ablation.tables), fields, nothing=recommender.mode(mode).name != "embedding")
         result = bench.run([*ablation.systems(dataset, mode, asked), *baselines], progress)
         present = {m: int(t.present.sum()) for m, t in ablation.tables.items()}
     slices = by_train_count(cases, bench.train)
