@@ -50,7 +50,8 @@ class Variant:
 def variants(modalities: Sequence[str], fields: bool, nothing: bool = True) -> list[Variant]:
     """Everything, without each modality, each alone, each shuffled, without text fields (where `fields`), nothing.
 
-    nothing: False where a model without any modality cannot tell items apart. What would be the same run twice, such as one of two modalities alone and without the other, is there once.
+    nothing: False where a model without any modality cannot tell items apart. What would be the same run twice, such
+    as one of two modalities alone and without the other, is there once.
     """
     every = frozenset(modalities)
     found = [Variant(FULL)]
