@@ -179,6 +179,17 @@ class TasksConfig(Config):
     rating: float = Field(0.25, ge=0)
 
 
+class TeacherConfig(Config):
+    """Soft targets for the embedding task from other recommenders, fitted on the train split."""
+
+    retrievers: dict[str, float] = Field(min_length=1)
+    """Retriever, with options as `--against` takes them -> weight of its z-scores in the logits."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Of the loss; the rest is for the item that came next."""
+    top: int = Field(100, ge=2)
+    """Likeliest items kept of each distribution."""
+
+
 class TrainConfig(Config):
     """Optimisation, checkpoints and validation."""
 
@@ -206,6 +217,7 @@ class TrainConfig(Config):
     seed: int = 1
     task_weights: dict[str, float] = {}
     """Loss weight per task; 1 where absent."""
+    teacher: TeacherConfig | None = None
     checkpoint_every: int = Field(100, ge=1)
     validate_every: int = Field(0, ge=0)
     """Steps between validations; 0 means once an epoch."""

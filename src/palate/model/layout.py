@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -56,22 +57,25 @@ class Layout:
         self.chains = not any(s.branch or s.memory for s in self.segments)
         self._parts: dict[int, list[Part]] = {}
         self._masks: dict[tuple[int, int | None, torch.dtype, torch.device], Tensor] = {}
+        self._last_masks: dict[tuple[int, int | None, torch.dtype, torch.device], Tensor] = {}
         self._geometry: tuple[flex.Geometry, Ints] | None = None
         self._block_masks: dict[tuple[int | None, torch.device], BlockMask] = {}
         self._grid: tuple[list[Tensor], Tensor] | None = None
 
-    def parts(self, number: int) -> list[Part]:
-        """The runs of rows of one segment that attend together."""
+    def parts(self, number: int, run: int | None = None) -> list[Part]:
+        """The runs of rows of one segment that attend together, those of a prefix of at most `run` rows."""
         if number not in self._parts:
-            self._parts[number] = self._cut(number)
+            self._parts[number] = self._cut(number, run)
         return self._parts[number]
 
-    def _cut(self, number: int) -> list[Part]:
+    def _cut(self, number: int, run: int | None) -> list[Part]:
         s = self.segments[number]
         parts = []
-        if s.prefix:
-            own = slice(s.memory, s.memory + s.prefix)
-            parts.append(Part(number, slice(s.start, s.start + s.prefix), own, s.memory, chain=True))
+        pieces = -(-s.prefix // (run or s.prefix or 1))
+        cuts = [s.prefix * n // pieces for n in range(pieces + 1)] if pieces else []
+        for a, b in pairwise(cuts):
+            own = slice(s.memory + a, s.memory + b)
+            parts.append(Part(number, slice(s.start + a, s.start + b), own, s.memory + a, chain=True))
         common = s.memory + s.prefix
         for a, b in _groups(s.ends) if s.ends is not None else []:
             rows = slice(s.start + s.prefix + a, s.start + s.prefix + b)
@@ -84,6 +88,15 @@ class Layout:
         if key not in self._masks:
             self._masks[key] = added(self._seen(part, window), like.dtype)[None, None].to(like.device)
         return self._masks[key]
+
+    def last_mask(self, part: Part, window: int | None, like: Tensor) -> Tensor:
+        """`mask` without the columns before `part.common` where all of those are seen."""
+        if window is not None or self.segments[part.number].seen is not None:
+            return self.mask(part, window, like)
+        key = (part.rows.start, window, like.dtype, like.device)
+        if key not in self._last_masks:
+            self._last_masks[key] = self.mask(part, window, like)[..., part.common :].contiguous()
+        return self._last_masks[key]
 
     def _seen(self, part: Part, window: int | None) -> Tensor:
         s = self.segments[part.number]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from palate.config import ModelConfig, TrainConfig
 from palate.errors import BudgetError, BundleError, ConfigError
+from palate.model import residual
 from palate.model.flex import bucket
 from palate.model.fuse import fill
 from palate.model.layout import Layout
@@ -58,6 +59,7 @@ class Model(nn.Module):
         self._softcap: float | None = getattr(shape, "final_logit_softcapping", None)
         self._scale = _logit_scale(shape)
         self._reach = _reach(shape)
+        self._wide = residual.widen(self._views[0])
 
     @classmethod
     def create(
@@ -117,7 +119,10 @@ class Model(nn.Module):
                 f"{pack.positions.max() + 1}; shorten the prompt"
             )
         layout = Layout(pack.segments, memory, pack.positions, self.device)
-        embeds, positions = self.embed(pack), torch.from_numpy(pack.positions).to(self.device)
+        embeds = self.embed(pack)
+        if self._wide and residual.wanted(embeds):
+            embeds = embeds.float()
+        positions = torch.from_numpy(pack.positions).to(self.device)
         if layout.blockwise:
             # few shapes, so that compiled kernels meet no new ones
             spare = bucket(len(pack)) - len(pack)

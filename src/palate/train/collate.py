@@ -52,7 +52,8 @@ class Position:
 class Batch:
     """One pack and what it is supervised by.
 
-    reads, targets: int64 [R], pack positions whose query must find that catalogue index.
+    reads, targets, events: int64 [R], pack positions whose query must find that catalogue index, which is that of
+    this train event.
     answers, labels: int64 [A], pack positions that must predict that token; answer_tasks: int64 [A], task
     numbers. counts: float64 [tasks], supervised targets of each task. embedding: that task's number, or -1.
     after: the data position behind this pack.
@@ -61,6 +62,7 @@ class Batch:
     pack: Pack
     reads: Ints
     targets: Ints
+    events: Ints
     answers: Ints
     labels: Ints
     answer_tasks: Ints
@@ -71,11 +73,12 @@ class Batch:
 
 def collate(examples: Sequence[Example], names: Sequence[str], after: Position) -> Batch:
     """Lay examples side by side in one pack; `names` gives the task numbers."""
-    reads, targets, answers, labels, tasks, start = [], [], [], [], [], 0
+    reads, targets, events, answers, labels, tasks, start = [], [], [], [], [], [], 0
     for e in examples:
         wanted = e.targets >= 0
         reads.append(e.reads[wanted] + start)
         targets.append(e.targets[wanted])
+        events.append(e.events[wanted] if wanted.any() else e.events[:0])
         where = np.flatnonzero(e.labels != IGNORE)
         answers.append(where + start)
         labels.append(e.labels[where])
@@ -87,7 +90,7 @@ def collate(examples: Sequence[Example], names: Sequence[str], after: Position) 
     if embedding >= 0:
         counts[embedding] += sum(map(len, reads))
     return Batch(
-        concat([e.prompt for e in examples]), np.concatenate(reads), np.concatenate(targets),
+        concat([e.prompt for e in examples]), np.concatenate(reads), np.concatenate(targets), np.concatenate(events),
         np.concatenate(answers), np.concatenate(labels), answer_tasks, counts, embedding, after,
     )  # fmt: skip
 

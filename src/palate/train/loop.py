@@ -106,7 +106,7 @@ class Trainer:
         self.interrupt = Interrupt()
         weights = ready.mixture.weights(self.config.task_weights)
         self.weights = dict(zip(ready.mixture.names, weights, strict=True))
-        self.update = Update(self.model, self.config, weights, accelerator, ready.withheld)
+        self.update = Update(self.model, self.config, weights, accelerator, ready.withheld, ready.teacher)
 
     # --- the run --------------------------------------------------------------------------------------
 

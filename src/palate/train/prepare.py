@@ -21,6 +21,8 @@ from palate.recommender.interests import Interests
 from palate.schema import Event, Ints
 from palate.train.mixture import Mixture
 from palate.train.tasks import TEMPLATES, Material
+from palate.train.teacher import Teacher
+from palate.train.teacher import make as make_teacher
 from palate.train.validate import Validator
 
 IDLE = ("name", "data", "media", "train.output", "train.run", "train.checkpoint_every", "train.until")
@@ -47,6 +49,7 @@ class Ready:
     identity: dict[str, Any]
     notes: list[str]
     withheld: Ints
+    teacher: Teacher | None = None
 
 
 def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) -> Ready:
@@ -112,7 +115,9 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) ->
         for m, r in computed.report.items()
     ]
     encoders = features.encoders_meta(config.features, tables)
-    return Ready(config, dataset, model, mixture, validator, hashes, encoders, identity, notes, withheld)
+    taught = config.train.teacher
+    teacher = None if taught is None else make_teacher(split.train, taught, tables, withheld)
+    return Ready(config, dataset, model, mixture, validator, hashes, encoders, identity, notes, withheld, teacher)
 
 
 def _used(config: RunConfig) -> list[str]:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from palate.model import Model
 from palate.schema import Ints
 from palate.train.collate import Batch
+from palate.train.teacher import Teacher
 
 NO_ITEMS: Ints = np.empty(0, dtype=np.int64)
 CELLS = 1 << 25
@@ -24,12 +25,16 @@ class TrainingStep(nn.Module):
 
     Sums and not means: the loop divides by the targets of all packs of an optimizer step on all processes,
     so that neither accumulation nor the number of processes changes what one target weighs. withheld: int64, items
-    that take no part in the softmax over the catalogue: as negatives they would be learned about, too.
+    that take no part in the softmax over the catalogue: as negatives they would be learned about, too. teacher: soft
+    targets, which make up `share` of the embedding loss.
     """
 
-    def __init__(self, model: Model, withheld: Ints = NO_ITEMS) -> None:
+    def __init__(
+        self, model: Model, withheld: Ints = NO_ITEMS, teacher: Teacher | None = None, share: float = 0.0
+    ) -> None:
         super().__init__()
         self.model, self.withheld = model, torch.from_numpy(withheld)
+        self.teacher, self.share = teacher, share if teacher is not None else 0.0
 
     def forward(self, batch: Batch) -> Tensor:
         hidden = self.model(batch.pack)
@@ -42,35 +47,39 @@ class TrainingStep(nn.Module):
                 items = self.model.item_vectors()
                 withheld = self.withheld.to(hidden.device)
 
-                def matched(r: Tensor) -> Tensor:
+                def matched(r: Tensor, targets: Tensor, events: Tensor) -> Tensor:
                     logits = self.model.queries(r) @ items.T
-                    return logits.index_fill(1, withheld, -torch.inf) if len(withheld) else logits
+                    logp = (logits.index_fill(1, withheld, -torch.inf) if len(withheld) else logits).log_softmax(1)
+                    loss = -logp.gather(1, targets[:, None])[:, 0]
+                    if self.teacher is None:
+                        return loss
+                    return (1 - self.share) * loss + self.share * self.teacher.loss(events, logp)
 
-                loss = _cross_entropy(rows, _to(batch.targets, hidden), len(items), matched)
+                loss = _chunked(matched, len(items), rows, _to(batch.targets, hidden), _to(batch.events, hidden))
                 sums = sums.index_add(0, torch.tensor([batch.embedding], device=hidden.device), loss.sum()[None])
             if len(batch.answers):
                 rows = hidden[_to(batch.answers, hidden)]
                 width = self.model.lm.get_output_embeddings().weight.shape[0]
-                loss = _cross_entropy(rows, _to(batch.labels, hidden), width, self.model.logits)
+                loss = _chunked(self._answered, width, rows, _to(batch.labels, hidden))
                 sums = sums.index_add(0, _to(batch.answer_tasks, hidden), loss)
         return sums
+
+    def _answered(self, rows: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.model.logits(rows).float(), labels, reduction="none")
 
 
 def _to(ints: object, like: Tensor) -> Tensor:
     return torch.as_tensor(ints, device=like.device)
 
 
-def _cross_entropy(rows: Tensor, targets: Tensor, width: int, logits: Callable[[Tensor], Tensor]) -> Tensor:
-    """Cross entropy of each row: float32 [R]. Never more than CELLS logits at once."""
-
-    def chunk(r: Tensor, t: Tensor) -> Tensor:
-        return F.cross_entropy(logits(r).float(), t, reduction="none")
-
+def _chunked(loss: Callable[..., Tensor], width: int, *columns: Tensor) -> Tensor:
+    """`loss` of rows (the first of the columns) with `width` logits each: float32 [R]. Never more than CELLS logits
+    at once."""
     size = max(1, CELLS // width)
-    if len(rows) <= size:
-        return chunk(rows, targets)
+    if len(columns[0]) <= size:
+        return loss(*columns)
     parts = [
-        checkpoint(chunk, r, t, use_reentrant=False, preserve_rng_state=False)
-        for r, t in zip(torch.split(rows, size), torch.split(targets, size), strict=True)
+        checkpoint(loss, *part, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(*(torch.split(c, size) for c in columns), strict=True)
     ]
     return torch.cat(parts)

@@ -37,13 +37,15 @@ class Example:
 
     prompt: the answer's tokens included. labels: int64 [T]; at p the token that position p must predict,
     else IGNORE. targets: int64 [1 + H], for the read positions `(prompt.start, *prompt.item_ends)` the
-    catalogue index of the item that comes next, or -1.
+    catalogue index of the item that comes next, or -1. events: int64 [1 + H], the number of the train event
+    that each target is, where the task reads any.
     """
 
     task: str
     prompt: Prompt
     labels: Ints
     targets: Ints
+    events: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -217,7 +219,8 @@ class Embedding(Task):
         if self.material.prompt.context:
             moments = self.material.moments(user, first, stop + 1)
             targets[[m != moments[-1] for m in moments]] = -1  # asked at another time than the prompt says
-        return Example(self.name, prompt, np.full(len(prompt), IGNORE, dtype=np.int64), targets)
+        events = self.material.train.indptr[user] + np.arange(first, stop + 1)
+        return Example(self.name, prompt, np.full(len(prompt), IGNORE, dtype=np.int64), targets, events)
 
 
 class NextTitle(Task):

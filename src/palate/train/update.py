@@ -16,6 +16,7 @@ from palate.model import Model
 from palate.schema import Ints
 from palate.train.collate import Batch
 from palate.train.step import NO_ITEMS, TrainingStep
+from palate.train.teacher import Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Update:
         weights: Sequence[float],
         accelerator: Any,
         withheld: Ints = NO_ITEMS,
+        teacher: Teacher | None = None,
     ) -> None:
         self.config, self.weights, self.accelerator = config, list(weights), accelerator
         self.world = int(accelerator.num_processes)
@@ -51,8 +53,9 @@ class Update:
         groups = model.parameter_groups(config)
         self.peaks = [float(g["lr"]) for g in groups]
         self.parameters = [p for g in groups for p in g["params"]]
+        step = TrainingStep(model, withheld, teacher, config.teacher.share if config.teacher else 0.0)
         # the base is on its device already, and a quantized one must not be moved
-        self.module = accelerator.prepare_model(_for_ddp(TrainingStep(model, withheld)), device_placement=False)
+        self.module = accelerator.prepare_model(_for_ddp(step), device_placement=False)
         self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups), device_placement=False)
 
     def __call__(self, batches: Sequence[Batch], factor: float, asked: int) -> Measured | None:
