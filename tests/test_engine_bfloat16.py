@@ -60,11 +60,25 @@ def errors(trio: Trio, asked: list[Job]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(mine), np.concatenate(rough)
 
 
+def ratio(trio: Trio, soft: bool) -> float:
+    mine, rough = errors(trio, jobs(trio.mine, soft))
+    assert mine.any()
+    return rms(mine) / rms(rough)
+
+
 @pytest.mark.parametrize("soft", [False, True], ids=["text", "soft tokens"])
 def test_as_near_to_float32_as_stock_bfloat16(trio: Trio, soft: bool) -> None:
-    mine, rough = errors(trio, jobs(trio.mine, soft))
-    assert mine.mean() <= 1.1 * rough.mean()
-    assert 0 < mine.max() <= 1.5 * rough.max()
+    """A lost position or a wrong mask is far off; over some 60 tokens, rounding alone differs by a factor."""
+    assert ratio(trio, soft) <= 2.5
+
+
+def test_nearer_than_stock_bfloat16_over_all_families(trios: Any) -> None:
+    ratios = [ratio(trios(family), soft) for family in FAMILIES for soft in (False, True)]
+    assert np.exp(np.log(ratios).mean()) <= 1
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.square(values).mean()))
 
 
 def test_scores_do_not_hang_on_packs_or_memory(trio: Trio) -> None:

@@ -145,8 +145,7 @@ def test_parse_baselines():
     assert parse("ease:penalty=1e2:recency=none") == ("ease", {"penalty": 100.0, "recency": None})
     with pytest.raises(ConfigError, match="no baseline is called 'populrity'; did you mean 'popularity'"):
         parse("populrity")
-    with pytest.raises(ConfigError, match=r"'sasrec' is not part of this version; choose one of: .*ease"):
-        parse("sasrec")
+    assert parse("gru4rec:epochs=3") == ("gru4rec", {"epochs": 3})
     with pytest.raises(ConfigError, match="no option 'penaltie'; did you mean 'penalty'"):
         parse("ease:penaltie=3")
     with pytest.raises(ConfigError, match="expected options as name:option=value, got 'recency'"):
@@ -232,6 +231,9 @@ def test_dense_gets_its_features_and_others_none(tmp_path, monkeypatch):
     assert features_for("dense:modality=text", data, DATA) == {"text": "a table"}
     assert list(asked[0][1]) == ["text"]
     assert asked[0][0][5] == "item i5"
+    for text in ("tiger", "vbpr", "vbpr:modality=text"):
+        features_for(text, data, DATA)
+    assert [list(config) for _, config in asked[1:]] == [["text"], ["image"], ["text"]]
 
 
 def test_json_repeats_every_number(result, tmp_path):
@@ -377,7 +379,6 @@ def test_command_takes_adapters_modes_and_the_untuned_base(run, tiny_data, monke
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--against", "sasrec"], "baseline 'sasrec' is not part of this version"),
         (["--against", "eas"], "no baseline is called 'eas'; did you mean 'ease'"),
         (["--protocol", "loo"], "no protocol is called 'loo'"),
         (["-o", "out.txt"], "ending in .md or .json"),

@@ -14,6 +14,7 @@ from palate.retrieve import Retriever, best_indices, build, names
 from palate.schema import Features, Interactions
 
 ITEMS = 18
+ALL = ["bpr", "cornac-sasrec", "dense", "ease", "fused", "gru4rec", "itemknn", "popularity", "sasrec", "tiger", "vbpr"]
 
 
 def interactions(sequences: Sequence[Sequence[int]], items: int = ITEMS) -> Interactions:
@@ -58,10 +59,10 @@ def ints(*values: int) -> np.ndarray:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert names() == ["dense", "ease", "fused", "itemknn", "popularity"]
+    assert names() == ALL
 
 
-@pytest.fixture(params=["dense", "ease", "fused", "itemknn", "popularity"])
+@pytest.fixture(scope="module", params=ALL)
 def retriever(request: pytest.FixtureRequest) -> Retriever:
     return fitted(request.param)
 
@@ -132,7 +133,7 @@ def test_wrong_requests_are_named(retriever: Retriever) -> None:
         retriever.top(ints(2), 3, allowed=np.ones(3, dtype=bool))
 
 
-@pytest.mark.parametrize("name", ["dense", "ease", "fused", "itemknn", "popularity"])
+@pytest.mark.parametrize("name", ALL)
 def test_it_must_be_fitted(name: str) -> None:
     with pytest.raises(RequestError, match=f"retriever '{name}' is not fitted"):
         build(name).scores([ints(0)])

@@ -29,9 +29,9 @@ def example(task: str, length: int, mark: int = 0) -> Example:
         ends = tuple(range(1, length))
         targets = np.arange(length, dtype=np.int64)
         slots = (Slot(length - 1, 1, "behaviour", str(mark)),)
-        return Example(task, Prompt(ids, slots, ("x",) * len(ends), ends), labels, targets)
+        return Example(task, Prompt(ids, slots, ("x",) * len(ends), ends), labels, targets, targets + 100)
     labels[-2] = 5
-    return Example(task, Prompt(ids), labels, np.array([-1]))
+    return Example(task, Prompt(ids), labels, np.array([-1]), np.array([-1]))
 
 
 @dataclass
@@ -142,6 +142,7 @@ def test_collate_moves_reads_and_labels_to_their_places_in_the_pack() -> None:
     assert batch.pack.positions.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
     assert (batch.answers.tolist(), batch.labels.tolist(), batch.answer_tasks.tolist()) == ([4], [5], [1])
     assert (batch.reads.tolist(), batch.targets.tolist()) == ([6, 7, 8], [0, 1, 2])
+    assert batch.events.tolist() == [100, 101, 102]
     assert batch.counts.tolist() == [3, 1]
     assert [(s.start, s.item_id) for s in batch.pack.slots] == [(8, "9")]
     assert batch.after == Position(1, 2)

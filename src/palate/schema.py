@@ -6,6 +6,8 @@ T tokens, D model width, E matching width, M modalities.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -107,6 +109,14 @@ class Interactions:
 
     def sequences(self) -> list[Ints]:
         return [self.sequence(u) for u in range(len(self))]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of who chose what in which order (users' names, timestamps and ratings do not count)."""
+        state = hashlib.sha256(json.dumps(self.item_ids).encode())
+        for array in (self.indptr, self.items):
+            state.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+        return state.hexdigest()
 
 
 @dataclass(frozen=True)

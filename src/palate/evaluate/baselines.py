@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from palate.data import Dataset
     from palate.recommender import Recommender
 
-ELSEWHERE = ("bpr", "vbpr", "sasrec", "gru4rec", "tiger")
-"""Names of the field that we know but do not have yet; "did you mean 'ease'" would not help there."""
 _CELLS = 32_000_000
 """Scores of whole catalogues held at once by a retriever."""
 
@@ -48,8 +46,6 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     An unknown name, an unknown option or a malformed one is a ConfigError that suggests the right one.
     """
     name = text.split(":", 1)[0]
-    if name in ELSEWHERE:
-        raise ConfigError(f"baseline {name!r} is not part of this version; choose one of: {', '.join(names())}")
     if name not in names():
         raise ConfigError(f"no baseline is called {name!r}; {did_you_mean(name, names())}")
     return retrieve.parse(text)
@@ -67,11 +63,13 @@ def baseline(
 def features_for(
     text: str, dataset: Dataset, train: Interactions, own: Mapping[str, Features] | None = None
 ) -> dict[str, Features]:
-    """The feature tables a baseline reads: `dense` takes its modality (image, unless named); others none.
+    """The feature table a baseline reads: that of its modality (unless named: `tiger` text, others image), or none.
 
     own: tables at hand, such as those an adapter carries; they are used rather than computed.
     """
-    return content_tables(text, dataset.catalog, train, own)
+    kind, options = parse(text)
+    modality = getattr(build(kind, **options), "modality", None)
+    return content_tables(f"{kind}:modality={modality}" if modality else text, dataset.catalog, train, own)
 
 
 class RecommenderSystem:

@@ -21,8 +21,11 @@ def widen(body: Any) -> bool:
     """
     if getattr(body, "palate_wide", False):
         return True
+    layers = getattr(body, "layers", ())
     norms = [m for m in body.modules() if "norm" in type(m).__name__.lower()]
-    if not norms or not all(type(m).__name__.endswith("RMSNorm") and not isinstance(m, nn.RMSNorm) for m in norms):
+    if not layers or not all(hasattr(layer, "input_layernorm") for layer in layers):
+        return False  # OLMo 2 and its like: linear layers read the stream itself
+    if not all(type(m).__name__.endswith("RMSNorm") and not isinstance(m, nn.RMSNorm) for m in norms):
         return False
     for norm in norms:
         norm.register_forward_hook(_as_weights)

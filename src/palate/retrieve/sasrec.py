@@ -39,9 +39,9 @@ class Sequential(Retriever):
 
     def _fit(self, interactions: Interactions, features: Mapping[str, Features]) -> None:
         from palate.sequential import SasRecOptions
-        from palate.sequential.sasrec import fit
+        from palate.sequential.kept import fitted
 
-        self.network = fit(interactions, SasRecOptions.parse(self.options, "retriever 'sasrec'"))
+        self.network = fitted(interactions, SasRecOptions.parse(self.options, "retriever 'sasrec'"))
 
     def _scores(self, histories: Sequence[Ints]) -> Floats:
         parts = [self.network.scores(histories[n : n + BATCH]) for n in range(0, len(histories), BATCH)]

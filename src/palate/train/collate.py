@@ -78,7 +78,7 @@ def collate(examples: Sequence[Example], names: Sequence[str], after: Position) 
         wanted = e.targets >= 0
         reads.append(e.reads[wanted] + start)
         targets.append(e.targets[wanted])
-        events.append(e.events[wanted] if wanted.any() else e.events[:0])
+        events.append(e.events[wanted])
         where = np.flatnonzero(e.labels != IGNORE)
         answers.append(where + start)
         labels.append(e.labels[where])

@@ -38,14 +38,14 @@ class Example:
     prompt: the answer's tokens included. labels: int64 [T]; at p the token that position p must predict,
     else IGNORE. targets: int64 [1 + H], for the read positions `(prompt.start, *prompt.item_ends)` the
     catalogue index of the item that comes next, or -1. events: int64 [1 + H], the number of the train event
-    that each target is, where the task reads any.
+    that each target is, or -1.
     """
 
     task: str
     prompt: Prompt
     labels: Ints
     targets: Ints
-    events: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    events: Ints
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -173,7 +173,8 @@ class Task(ABC):
         labels = np.full(len(ids), IGNORE, dtype=np.int64)
         labels[given - 1 : -1] = ids[given:]
         whole = Prompt(ids, prompt.slots + slots, prompt.history, prompt.item_ends, prompt.start, prompt.dropped)
-        return Example(self.name, whole, labels, np.full(1 + len(prompt.item_ends), -1, dtype=np.int64))
+        none = np.full(1 + len(prompt.item_ends), -1, dtype=np.int64)
+        return Example(self.name, whole, labels, none, none)
 
 
 class Embedding(Task):

@@ -12,13 +12,9 @@ and it works for items added after training. A collaborative encoder is fitted o
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Self
-
-import numpy as np
 
 from palate import registry
 from palate.config import EncoderConfig
@@ -106,15 +102,7 @@ class CollaborativeEncoder(Encoder):
         return self.interactions
 
     def _facts(self) -> Mapping[str, str]:
-        return {"interactions": interactions_hash(self.fitted)}
-
-
-def interactions_hash(interactions: Interactions) -> str:
-    """sha256 of who chose what in which order (users' names, timestamps and ratings do not count)."""
-    digest = hashlib.sha256(json.dumps(interactions.item_ids).encode())
-    for array in (interactions.indptr, interactions.items):
-        digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
-    return digest.hexdigest()
+        return {"interactions": self.fitted.digest}
 
 
 def build(config: Mapping[str, EncoderConfig]) -> dict[str, Encoder]:

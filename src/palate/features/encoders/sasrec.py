@@ -40,9 +40,9 @@ class SasRecEncoder(CollaborativeEncoder):
     @cached_property
     def table(self) -> Floats:
         """Embeddings of all items of the interactions: float32 [N, width]."""
-        from palate.sequential.sasrec import fit
+        from palate.sequential.kept import fitted
 
-        network = fit(self.fitted, self.options)
+        network = fitted(self.fitted, self.options)
         vectors: Floats = network.item.weight.detach().numpy().copy()
         return vectors
 
