@@ -22,7 +22,7 @@ ROUND = 9
 OPTIONS: dict[str, dict[str, object]] = {
     "cornac-sasrec": {"width": 16, "heads": 1, "layers": 1, "length": 6, "epochs": 30, "lr": 1e-2, "batch": 16},
     "gru4rec": {"width": 16, "dropout": 0.0, "epochs": 20, "batch": 64},
-    "tiger": {"width": 32, "heads": 2, "layers": 1, "length": 5, "epochs": 50, "lr": 3e-3, "batch": 16, "codes": 4,
+    "tiger": {"width": 32, "heads": 2, "layers": 1, "length": 2, "epochs": 50, "lr": 3e-3, "batch": 16, "codes": 4,
               "levels": 2},
 }  # fmt: skip
 

@@ -197,6 +197,8 @@ class TrainConfig(Config):
     """Bundle folder; None means adapters/NAME."""
     run: str | None = None
     """Folder for checkpoints, metrics.jsonl and TensorBoard; None means runs/NAME."""
+    start: str | None = None
+    """An adapter to go on from (a warm start): its weights in the place of fresh ones."""
     tasks: TasksConfig = TasksConfig()
     epochs: float = Field(5, gt=0)
     max_steps: int | None = Field(None, ge=1)

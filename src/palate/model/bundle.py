@@ -261,7 +261,7 @@ def put_on(
         _check_depth(folder, *depth)
         tables = _load_features(folder / "features.safetensors", meta["fingerprints"])
         soft = make_soft(config, tables, lm, seed=0)
-        _load_projectors(folder, soft)
+        load_projectors(folder, soft)
         return soft, _load_lora(folder, lm, name)
     except (BundleError, PalateWarning):
         raise
@@ -269,7 +269,8 @@ def put_on(
         raise BundleError(f"{folder}: its files are damaged or belong to another base: {error}") from error
 
 
-def _load_projectors(folder: Path, soft: torch.nn.Module) -> None:
+def load_projectors(folder: Path, soft: torch.nn.Module) -> None:
+    """Put a bundle's projectors and matching head into `soft`, with the statistics they were trained with."""
     from safetensors.torch import load_file
 
     state = load_file(folder / "projectors.safetensors")

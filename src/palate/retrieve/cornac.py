@@ -335,15 +335,14 @@ def _alone(seed: int) -> Iterator[None]:
     """Training that prints nothing, starts from `seed` and leaves the global random states as they were."""
     import torch
 
-    state, log = np.random.get_state(), logging.getLogger("transformers")
-    level = log.level
+    state, disabled = np.random.get_state(), logging.root.manager.disable
     try:
+        logging.disable(logging.WARNING)  # transformers' remarks on the configuration that Cornac gives its T5
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             torch.manual_seed(seed)
-            log.setLevel(logging.ERROR)
             yield
     finally:
-        log.setLevel(level)
+        logging.disable(disabled)
         np.random.set_state(state)
 
 

@@ -20,7 +20,7 @@ HELD_OUT = {
     "time": "the validation and the test period",
     "item": "the held-out items with all their events, and the last two events of every user with three or more",
 }
-LOCAL: dict[str, bool | set[str]] = {"data": True, "media": True, "train": {"output", "run"}}
+LOCAL: dict[str, bool | set[str]] = {"data": True, "media": True, "train": {"output", "run", "start"}}
 """Config keys that name places on one machine; the bundle leaves them out."""
 
 

@@ -16,6 +16,7 @@ from palate.data import Dataset
 from palate.errors import DataError, FeatureError
 from palate.evaluate import protocol
 from palate.model import Model
+from palate.model.warm import start_from
 from palate.prompting import Template
 from palate.recommender.interests import Interests
 from palate.schema import Event, Ints
@@ -81,6 +82,7 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) ->
     model = Model.create(config.model, tables, device=device, seed=config.train.seed)
     if model.soft is not None:
         model.soft.align(split.train.item_ids)
+    notes += _warm(model, config.train.start)
     templates = {
         task: prompting.chosen(TEMPLATES.get(task, task), config.prompt) for task in ("embedding", *_used(config))
     }
@@ -118,6 +120,15 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) ->
     taught = config.train.teacher
     teacher = None if taught is None else make_teacher(split.train, taught, tables, withheld)
     return Ready(config, dataset, model, mixture, validator, hashes, encoders, identity, notes, withheld, teacher)
+
+
+def _warm(model: Model, start: str | None) -> list[str]:
+    """Take the weights of the adapter to go on from, if any; lines to tell the user."""
+    if start is None:
+        return []
+    changed = start_from(model, start)
+    again = f"; vectors that are not those it was trained with: {', '.join(changed)}" if changed else ""
+    return [f"goes on from the weights of {start}{again}"]
 
 
 def _used(config: RunConfig) -> list[str]:
