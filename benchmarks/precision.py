@@ -1,6 +1,6 @@
 """What precision and depth cost: memory, speed, and how far the rankings move.
 
-    python -m benchmarks.precision --json precision.json [--users 64] [--precisions fp32,bf16,nf4,int8] [--layers 24,20]
+    python -m benchmarks.precision --json precision.json [--users 64] [--precisions fp32,bf16,nf4,int8] [--layers 6,4]
 
 SmolLM2 with the shipped adapter on MovieLens-100K. Every user's validation item (never a test item) stands among 19
 unseen ones, protocol loo-20. Each precision is measured at the whole depth, each depth in the reference's precision;
@@ -252,7 +252,7 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--users", type=int, default=64, help="a seeded draw of this many")
     parser.add_argument("--precisions", type=_list, default=["fp32", "bf16", "nf4", "int8"])
-    parser.add_argument("--layers", type=_numbers, default=[], help="depths beside the whole one, such as 24,20")
+    parser.add_argument("--layers", type=_numbers, default=[], help="depths beside the whole one, such as 6,4")
     parser.add_argument("--reference", default="auto", help="the precision the others are compared with")
     parser.add_argument("--cross", action="store_true", help="every precision at every depth")
     parser.add_argument("--modes", type=_list, default=["likelihood"], help="such as likelihood,embedding")

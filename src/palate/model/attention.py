@@ -170,8 +170,8 @@ class _Rule:
         _, heads, rows, width = q.shape
         shared, keys = k.shape[1], k.shape[2]
         grouped = q.reshape(shared, -1, width)
-        logits = q.new_empty(shared, grouped.shape[1], keys)
-        torch.baddbmm(logits, grouped, k[0].mT, beta=0, alpha=self.scaling or width**-0.5, out=logits)
+        # beta=0: the first argument is not read, and the scale is applied before anything is rounded
+        logits = torch.baddbmm(q.new_empty(()), grouped, k[0].mT, beta=0, alpha=self.scaling or width**-0.5)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         logits.view(heads, rows, keys)[..., keys - mask.shape[-1] :] += mask[0]

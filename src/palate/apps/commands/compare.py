@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run config, such as configs/ml-100k.yaml.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run config, such as configs/ml-100k-ranking.yaml.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="The same for all, such as train.epochs=2.")
     ] = None,
@@ -41,7 +41,7 @@ def compare(
 
     Runs go to runs/NAME-SETTING and resume: after an interruption the same command goes on.
 
-    Example: palate compare configs/ml-100k.yaml --vary model.fusion=feature,model --fuse ease,dense:modality=image
+    Example: palate compare configs/modalities.yaml --vary model.fusion=feature,model --fuse ease,dense:modality=image
     """
     from palate.apps.arms import arms
     from palate.apps.commands.evaluate import evaluate
