@@ -140,7 +140,7 @@ def _step(network: SasRec, windows: Sequence[Ints], optimizer: torch.optim.Optim
     size = max(1, CELLS // network.items)
     leaf = states.detach().requires_grad_()
     total = 0.0
-    for part, items in zip(leaf.split(size), wanted_items.split(size), strict=True):
+    for part, items in zip(torch.split(leaf, size), torch.split(wanted_items, size), strict=True):
         loss = F.cross_entropy(part @ network.item.weight.T, items, reduction="sum") / len(wanted_items)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
