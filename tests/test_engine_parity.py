@@ -312,13 +312,20 @@ def quantized(wide: Path, kind: str) -> tuple[Model, Stock]:
 
 
 def test_nf4_packed_equals_stock_nf4(wide: Path) -> None:
-    """nf4 stores weights in 4 bits and computes in the dtype of the model, so packing adds nothing but rounding."""
+    """nf4 stores weights in 4 bits and computes in the dtype of the model, so packing adds nothing but rounding.
+
+    On CPUs with AVX-512 BF16 bitsandbytes packs the weights for kernels of its own, and a row's result moves with the
+    rows beside it: up to 4e-3 was seen there, a hundredth of what nf4 itself changes.
+    """
+    from bitsandbytes.functional import has_avx512bf16
+
+    tolerance = 2e-2 if has_avx512bf16() else TOLERANCE
     small, stock = quantized(wide, "nf4")
     exact = Stock(wide, create(wide))
     jobs = mix(small, 1)
     for asked, output in zip(jobs, Runner(small).run(jobs), strict=True):
         want = stock.run(asked)
-        assert apart(output.tokens, want).max() < TOLERANCE
+        assert apart(output.tokens, want).max() < tolerance
         assert apart(want, exact.run(asked)).max() > 0.05  # the weights are rounded indeed
 
 
