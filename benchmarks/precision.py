@@ -129,8 +129,10 @@ def _parts(parameter: torch.Tensor) -> Iterable[torch.Tensor]:
         yield scales
     state = getattr(parameter, "quant_state", None)  # bitsandbytes nf4, its scales quantized once more
     while state is not None:
-        yield from (t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor))
-        state = state.state2
+        # what it packed for a CPU with AVX-512 BF16 has some of these no longer
+        parts = (getattr(state, name, None) for name in ("absmax", "code", "offset"))
+        yield from (t for t in parts if isinstance(t, torch.Tensor))
+        state = getattr(state, "state2", None)
 
 
 def agreement(scores: Sequence[Floats], reference: Sequence[Floats]) -> dict[str, float]:
