@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from palate.errors import ConfigError
 from palate.recommender import Recommender
+from palate.recommender.fused import content_tables
 from palate.retrieve import build
 from palate.retrieve.fuse import reciprocal_rank, zscore
-from palate.schema import Event, Request
+from palate.schema import Event, Features, Request
 from planted import ITEMS, planted_bundle, planted_data, planted_tables
 
 DECISION = {
@@ -172,3 +174,16 @@ def test_mistakes(make, tmp_path, tiny_base, data):
 def test_explain_speaks_of_the_models_part(make):
     found = make().explain("i16", user="u3", mode="fused")
     assert found.mode == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("text", "modality"), [("tiger", "text"), ("vbpr", "image"), ("tiger:modality=image", "image")]
+)
+def test_a_retriever_gets_the_table_it_reads(text: str, modality: str, tmp_path: Path) -> None:
+    data = planted_data(tmp_path)
+    train = data.histories.interactions
+    own = {
+        name: Features(name, train.item_ids, np.ones((ITEMS, 2), np.float32), np.ones(ITEMS, bool), name)
+        for name in ("image", "text")
+    }
+    assert content_tables(text, data.catalog, train, own) == {modality: own[modality]}

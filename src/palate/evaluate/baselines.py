@@ -67,9 +67,8 @@ def features_for(
 
     own: tables at hand, such as those an adapter carries; they are used rather than computed.
     """
-    kind, options = parse(text)
-    modality = getattr(build(kind, **options), "modality", None)
-    return content_tables(f"{kind}:modality={modality}" if modality else text, dataset.catalog, train, own)
+    parse(text)
+    return content_tables(text, dataset.catalog, train, own)
 
 
 class RecommenderSystem:

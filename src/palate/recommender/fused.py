@@ -151,15 +151,16 @@ class Retrieved:
 def content_tables(
     text: str, items: Shelf | Catalog, train: Interactions, own: Mapping[str, Features] | None = None
 ) -> dict[str, Features]:
-    """The feature table a retriever reads: one modality (image, unless named), {} for one that reads none.
+    """The feature table a retriever reads: that of its modality, {} for one that reads none.
 
     own: tables at hand, such as those an adapter carries; others are computed by the modality's default encoder, from
     `items` in the order of `train.item_ids`.
     """
     kind, options = retrieve.parse(text)
-    if not retrieve.build(kind, **options).reads_features:
+    retriever = retrieve.build(kind, **options)
+    if not retriever.reads_features:
         return {}
-    modality = options.get("modality") or "image"
+    modality = getattr(retriever, "modality", None) or "image"
     if own and modality in own:
         return {modality: own[modality]}
     from palate.features import compute
