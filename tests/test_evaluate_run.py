@@ -8,6 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from typer.testing import CliRunner
 
 from palate.apps.commands import evaluate as command
@@ -26,6 +29,7 @@ from palate.evaluate.report import (
     to_table,
     write,
 )
+from palate.evaluate.run import best
 from palate.schema import Event, Scores
 from test_evaluate_protocol import FULL, TWENTY, interactions, random_interactions
 
@@ -77,6 +81,33 @@ def test_oracle_blind_and_worst_are_told_apart(result):
     assert all(s.valid == 1 for s in result.systems)
     assert all(s.seconds >= 0 for s in result.systems)
     assert set(result.sizes.tolist()) == {20}
+
+
+def test_the_ten_best_of_each_case_are_kept(result):
+    cases = TWENTY.cases(DATA)
+    assert result.positives.tolist() == [c.positive for c in cases]
+    assert result.system("oracle").top.shape == (60, 10)
+    for n, case in enumerate(cases):
+        others = sorted(set(case.candidates.tolist()) - {case.positive})
+        assert result.system("oracle").top[n].tolist() == [case.positive, *others[:9]]  # ties: catalogue order
+        assert result.system("blind").top[n].tolist() == sorted(case.candidates.tolist())[:10]
+        assert result.system("worst | last").top[n].tolist() == others[:10]
+
+
+def test_what_was_not_proposed_is_not_among_the_best():
+    few = Fixed("few", lambda case, items: np.where(items % 20 == 0, -items, -np.inf))
+    found = evaluate(dataset(), [few], FULL)
+    for case, top in zip(FULL.cases(DATA), found.systems[0].top.tolist(), strict=True):
+        proposed = [i for i in case.items(60).tolist() if i % 20 == 0]
+        assert top == [*proposed, *[-1] * (10 - len(proposed))]
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, st.integers(1, 30), elements=st.sampled_from([-np.inf, 0.0, 1.0, 2.0])), st.integers(1, 12))
+def test_best_equals_a_sort_of_everything(scores, k):
+    items = np.random.default_rng(len(scores)).permutation(100)[: len(scores)]
+    order = sorted((n for n in range(len(scores)) if scores[n] > -np.inf), key=lambda n: (-scores[n], items[n]))
+    assert best(scores, items, k).tolist() == items[order[:k]].tolist()
 
 
 def test_full_ranking_counts_unseen_only():
@@ -249,6 +280,11 @@ def test_json_repeats_every_number(result, tmp_path):
             assert found["value"] == pytest.approx(per_user(metric, system["ranks"], plain["sizes"]).mean())
             assert found["low"] <= found["value"] <= found["high"]
     assert "ranks" not in json.loads(to_json(result))["systems"][0]
+    assert "top" not in json.loads(to_json(result))["systems"][0]
+    assert plain["positives"] == [DATA.item_ids[c.positive] for c in TWENTY.cases(DATA)]
+    oracle = next(s for s in plain["systems"] if s["name"] == "oracle")
+    assert [ids[0] for ids in oracle["top"]] == plain["positives"]
+    assert {len(ids) for ids in oracle["top"]} == {10}
     assert len(plain["differences"]) == 2 * len(TWENTY.metrics)
     assert differences(result, "blind")[0]["a"] == "blind"
 

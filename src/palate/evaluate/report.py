@@ -156,7 +156,9 @@ def grid(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
-    """Plain data for JSON. ranks: also each user's id, list size and rank per system."""
+    """Plain data for JSON. ranks: also each user's id, list size and positive, and per system its rank and best
+    items, best first (`top`: at most 10 item ids).
+    """
     systems: list[dict[str, Any]] = []
     for s in result.systems:
         metrics = {m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in s.metrics.items()}
@@ -170,6 +172,7 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
             row["about"] = dict(s.about)
         if ranks:
             row["ranks"] = s.ranks.tolist()
+            row["top"] = [[result.item_ids[i] for i in best if i >= 0] for best in s.top.tolist()]
         systems.append(row)
     found: dict[str, Any] = {
         "palate": __version__,
@@ -191,7 +194,8 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
         "differences": differences(result),
     }
     if ranks:
-        found |= {"user_ids": list(result.user_ids), "sizes": result.sizes.tolist()}
+        positives = [result.item_ids[i] for i in result.positives.tolist()]
+        found |= {"user_ids": list(result.user_ids), "sizes": result.sizes.tolist(), "positives": positives}
     return found
 
 

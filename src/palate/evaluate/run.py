@@ -18,6 +18,9 @@ from palate.schema import Floats, Ints
 if TYPE_CHECKING:
     from palate.data import Dataset
 
+TOP = 10
+"""How many of each case's best items a result keeps."""
+
 
 class System(Shape):
     """Anything that scores cases.
@@ -36,7 +39,8 @@ class System(Shape):
 @dataclass(frozen=True)
 class SystemResult:
     """One system's ranks (float64 [n], the cases' order) and metrics. valid: share of cases fully scored; about: what
-    the system says of itself.
+    the system says of itself. top: int64 [n, TOP], catalogue indices of each case's best items, best first, ties in
+    catalogue order, -1 where fewer were proposed.
     """
 
     name: str
@@ -44,6 +48,7 @@ class SystemResult:
     metrics: Mapping[str, Interval]
     valid: float
     seconds: float
+    top: Ints
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,7 +56,8 @@ class SystemResult:
 class Result:
     """An evaluation run: the systems and everything another run needs to agree with it.
 
-    sizes: int64 [n], candidates per list. left_out: users who cannot be asked. short_lists: lists that got
+    sizes: int64 [n], candidates per list. positives: int64 [n], the relevant item of each case, an index into
+    `item_ids`, the catalogue. left_out: users who cannot be asked. short_lists: lists that got
     fewer negatives than the protocol asks for, because the user has seen nearly everything.
     """
 
@@ -61,6 +67,8 @@ class Result:
     part: Part
     seed: int
     user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    positives: Ints
     sizes: Ints
     left_out: int
     short_lists: int
@@ -124,6 +132,8 @@ def evaluate(
         part=part,
         seed=seed,
         user_ids=tuple(c.user_id for c in cases),
+        item_ids=tuple(interactions.item_ids),
+        positives=np.array([c.positive for c in cases], dtype=np.int64),
         sizes=sizes,
         left_out=len(interactions) - able,
         short_lists=short,
@@ -143,18 +153,34 @@ def _run(
 ) -> SystemResult:
     started = time.perf_counter()
     ranks: list[float] = []
+    top = np.full((len(cases), TOP), -1, dtype=np.int64)
     whole = 0
     for start in range(0, len(cases), system.batch):
         chunk = cases[start : start + system.batch]
         for case, scores in zip(chunk, _scores(system, chunk), strict=True):
-            ranks.append(_rank(system.name, case, scores, items))
+            ranks.append(_rank(system.name, case, scores, items))  # checks the scores, so it comes first
+            found = best(np.asarray(scores), case.items(items), TOP)
+            top[len(ranks) - 1, : len(found)] = found
             whole += bool(np.isfinite(scores).all())
         progress(system.name, min(start + system.batch, len(cases)), len(cases))
     seconds = time.perf_counter() - started
     table = np.array(ranks)
     metrics = intervals({m: per_user(m, table, sizes) for m in protocol.metrics}, seed)
     about = dict(getattr(system, "about", {}))
-    return SystemResult(system.name, table, metrics, whole / len(cases), seconds, about)
+    return SystemResult(system.name, table, metrics, whole / len(cases), seconds, top, about)
+
+
+def best(scores: Floats, items: Ints, k: int) -> Ints:
+    """The k best of `items` (catalogue indices [C]) by `scores` [C], best first: int64 [k or fewer].
+
+    Equal scores keep catalogue order, whatever the list's order. -inf means "not proposed": such items are left out.
+    """
+    proposed = np.flatnonzero(scores > -np.inf)
+    if len(proposed) > k:  # sorting a whole catalogue per user is slow; whoever ties for place k stays in
+        least = np.partition(scores[proposed], len(proposed) - k)[len(proposed) - k]
+        proposed = proposed[scores[proposed] >= least]
+    order = np.lexsort((items[proposed], -scores[proposed]))
+    return np.asarray(items[proposed[order[:k]]], dtype=np.int64)
 
 
 def _scores(system: System, chunk: Sequence[EvalCase]) -> list[Floats]:
