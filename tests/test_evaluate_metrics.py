@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -88,6 +89,43 @@ def test_mrr_agrees_with_scikit_learn():
     truth = np.eye(20)[positives]
     mine = m.per_user("MRR", m.ranks_of(scores, positives), np.full(50, 20)).mean()
     assert mine == pytest.approx(sk.label_ranking_average_precision_score(truth, scores))
+
+
+TREC = {
+    "P_{k}": "Precision@{k}",
+    "recall_{k}": "Recall@{k}",
+    "success_{k}": "HR@{k}",
+    "ndcg_cut_{k}": "NDCG@{k}",
+    "map_cut_{k}": "MAP@{k}",
+    "map": "MAP",
+    "recip_rank": "MRR",
+}
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_every_ranking_metric_agrees_with_trec_eval(k):
+    rng = np.random.default_rng(k)
+    scores = np.array([rng.permutation(30) for _ in range(40)], dtype=float)  # no ties: trec_eval breaks them by name
+    positives, sizes = rng.integers(0, 30, 40), np.full(40, 30)
+    truth = {f"u{u}": {f"i{p}": 1} for u, p in enumerate(positives.tolist())}
+    run = {f"u{u}": {f"i{i}": float(x) for i, x in enumerate(row)} for u, row in enumerate(scores)}
+    names = {theirs.format(k=k): ours.format(k=k) for theirs, ours in TREC.items()}
+    asked = {name.replace(f"_{k}", f".{k}") if name.endswith(f"_{k}") else name for name in names}
+    found = pytrec_eval.RelevanceEvaluator(truth, asked).evaluate(run)
+    ranks = m.ranks_of(scores, positives)
+    for theirs, ours in names.items():
+        expected = [found[f"u{u}"][theirs] for u in range(40)]
+        assert m.per_user(ours, ranks, sizes) == pytest.approx(expected, abs=1e-6), ours
+    assert 0 < m.per_user(f"MAP@{k}", ranks, sizes).mean() < 1
+
+
+def test_with_one_relevant_item_map_is_mrr_and_precision_is_hits_over_k():
+    ranks, sizes = np.array([1.0, 2.0, 3.5, 20.0]), np.full(4, 20)
+    for ours, other in (("MAP", "MRR"), ("MAP@3", "MRR@3")):
+        assert m.per_user(ours, ranks, sizes).tolist() == m.per_user(other, ranks, sizes).tolist()
+    assert m.per_user("Precision@4", ranks, sizes).tolist() == [0.25, 0.25, 0.25, 0]
+    with pytest.raises(ConfigError, match="'Precision'; did you mean 'Precision@10'"):
+        m.per_user("Precision", ranks, sizes)
 
 
 def test_values_worked_by_hand():
@@ -207,6 +245,18 @@ def test_ratings_agree_with_scikit_learn(data):
     assert found["precision"].value == pytest.approx(sk.precision_score(liked, said, zero_division=0))
     assert found["recall"].value == pytest.approx(sk.recall_score(liked, said, zero_division=0))
     assert found["F1"].value == pytest.approx(sk.f1_score(liked, said, zero_division=0))
+    expected = sk.roc_auc_score(liked, guess) if 0 < liked.sum() < n else 0.5
+    assert found["AUC"].value == pytest.approx(expected)
+
+
+def test_resampled_auc_equals_scikit_learn_on_the_rows_drawn():
+    """The interval's ends are percentiles of the AUC of the very rows each resample draws."""
+    rng = np.random.default_rng(9)
+    truth, guess = rng.integers(1, 6, 60).astype(float), rng.integers(1, 6, 60).astype(float)
+    drawn = np.random.default_rng(3).integers(0, 60, size=(50, 60))
+    expected = np.quantile([sk.roc_auc_score(truth[rows] >= 4, guess[rows]) for rows in drawn], [0.025, 0.975])
+    found = m.ratings(truth, guess, seed=3, resamples=50)["AUC"]
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
 
 
 def test_rating_intervals_hold_the_value_and_errors_are_named():

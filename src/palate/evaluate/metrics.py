@@ -8,19 +8,19 @@ exactly 0.5, whatever the list's order, and a tie for the first place is not a h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palate.errors import ConfigError, DataError, did_you_mean
-from palate.schema import Bools
+from palate.schema import Bools, Ints
 
 Reals = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
-KINDS = ("HR", "Recall", "NDCG", "MRR", "AUC")
+KINDS = ("HR", "Recall", "Precision", "NDCG", "MRR", "MAP", "AUC")
 _DRAWS = 4_000_000
 """Random draws held in memory at once by a bootstrap."""
 
@@ -112,8 +112,22 @@ def auc(ranks: Reals, sizes: ArrayLike) -> Reals:
     return np.where(others > 0, (others - (ranks - 1.0)) / np.maximum(others, 1.0), 0.5)
 
 
+def precision(ranks: Reals, k: int) -> Reals:
+    """Share of the first k that is relevant. With one relevant item it is HR@k / k, so 1 / k at most."""
+    return hit(ranks, k) / k
+
+
+def average_precision(ranks: Reals, k: int | None = None) -> Reals:
+    """Precision at each relevant item's place, averaged over the relevant items; those beyond k count 0.
+
+    With one relevant item that is the precision at its rank, 1 / rank: MAP is MRR, and MAP@k is MRR@k.
+    """
+    return reciprocal_rank(ranks, k)
+
+
 def per_user(metric: str, ranks: ArrayLike, sizes: ArrayLike) -> Reals:
-    """Values of a named metric: float64 [n]. Names: HR@k, Recall@k, NDCG@k, MRR, MRR@k, AUC.
+    """Values of a named metric: float64 [n]. Names: HR@k, Recall@k, Precision@k, NDCG@k, MRR, MRR@k, MAP, MAP@k,
+    AUC.
 
     ranks [n] from `ranks_of`; sizes [n], how many candidates each list had (AUC needs it). An unknown name
     is a ConfigError that suggests the right one.
@@ -125,13 +139,17 @@ def per_user(metric: str, ranks: ArrayLike, sizes: ArrayLike) -> Reals:
     kind, k = (found[1], int(found[2]) if found[2] else None) if found else (metric, None)
     if kind in ("HR", "Recall") and k:
         return hit(r, k)
+    if kind == "Precision" and k:
+        return precision(r, k)
     if kind == "NDCG" and k:
         return ndcg(r, k)
     if kind == "MRR":
         return reciprocal_rank(r, k)
+    if kind == "MAP":
+        return average_precision(r, k)
     if metric == "AUC":
         return auc(r, sizes)
-    known = ["HR@1", "HR@10", "Recall@10", "NDCG@10", "MRR", "MRR@10", "AUC"]
+    known = ["HR@1", "HR@10", "Recall@10", "Precision@10", "NDCG@10", "MRR", "MRR@10", "MAP", "MAP@10", "AUC"]
     raise ConfigError(f"no ranking metric is called {metric!r}; {did_you_mean(metric, known)}")
 
 
@@ -147,19 +165,23 @@ def at_random(metric: str, sizes: ArrayLike) -> float:
 # --- bootstrap ----------------------------------------------------------------------------------------
 
 
+def _draws(n: int, seed: int, resamples: int) -> Iterator[tuple[int, Ints]]:
+    """The rows of every bootstrap sample, a chunk at a time: (number of the first, int64 [chunk, n])."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _DRAWS // n)
+    for start in range(0, resamples, step):
+        yield start, rng.integers(0, n, size=(min(step, resamples - start), n))
+
+
 def _resampled(values: Reals, seed: int, resamples: int) -> Reals:
     """Means of `resamples` bootstrap samples of the columns: values [M, n] -> [resamples, M].
 
     Every row sees the same resamples, so differences between rows are paired.
     """
-    rng = np.random.default_rng(seed)
-    n = values.shape[1]
     means = np.empty((resamples, len(values)))
-    step = max(1, _DRAWS // n)
-    for start in range(0, resamples, step):
-        chosen = rng.integers(0, n, size=(min(step, resamples - start), n))
+    for start, chosen in _draws(values.shape[1], seed, resamples):
         for m, row in enumerate(values):
-            means[start : start + step, m] = row[chosen].mean(axis=1)
+            means[start : start + len(chosen), m] = row[chosen].mean(axis=1)
     return means
 
 
@@ -223,11 +245,40 @@ _RATING: dict[str, Callable[[Reals], Reals]] = {
 }
 
 
+def _liked_auc(liked: Bools, predicted: Reals, counts: ArrayLike) -> Reals:
+    """Chance that a liked row is predicted above one that is not, ties half: float64 [S].
+
+    counts: [S, n], how often each of S samples holds each row. A sample without both kinds has 0.5: there is nothing
+    to tell apart.
+    """
+    order = np.argsort(predicted, kind="stable")
+    starts = np.flatnonzero(np.diff(predicted[order], prepend=np.nan) != 0)  # where a new predicted value begins
+    times = np.asarray(counts, dtype=np.float64)[:, order]
+    positives = np.add.reduceat(times * liked[order], starts, axis=1)
+    negatives = np.add.reduceat(times * ~liked[order], starts, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    won = (positives * (below + negatives / 2)).sum(axis=1)
+    return np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1.0), 0.5)
+
+
+def _auc_of_liked(liked: Bools, predicted: Reals, seed: int, resamples: int) -> Interval:
+    n = len(liked)
+    value = float(_liked_auc(liked, predicted, np.ones((1, n)))[0])
+    samples = np.empty(resamples)
+    for start, chosen in _draws(n, seed, resamples):
+        places = chosen + n * np.arange(len(chosen))[:, None]
+        counts = np.bincount(places.ravel(), minlength=len(chosen) * n).reshape(len(chosen), n)
+        samples[start : start + len(chosen)] = _liked_auc(liked, predicted, counts)
+    return Interval(value, *_limits(samples), n)
+
+
 def ratings(
     truth: ArrayLike, predicted: ArrayLike, like: float = 4.0, seed: int = 1, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
-    """MAE, RMSE (in rating units), and accuracy, precision, recall, F1 of "rated `like` or more".
+    """MAE, RMSE (in rating units), and accuracy, precision, recall, F1 and AUC of "rated `like` or more".
 
+    AUC: how often a liked row is predicted above another one, ties half; 0.5 where all or none are liked.
     truth, predicted: [n] ratings. Resampled over rows. NaN and lists of different length are DataErrors.
     """
     t, p = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
@@ -240,4 +291,5 @@ def ratings(
     table = _checked(columns)
     samples = _resampled(table, seed, resamples)
     whole = table.mean(axis=1)[None, :]
-    return {name: Interval(float(f(whole)[0]), *_limits(f(samples)), len(t)) for name, f in _RATING.items()}
+    found = {name: Interval(float(f(whole)[0]), *_limits(f(samples)), len(t)) for name, f in _RATING.items()}
+    return {**found, "AUC": _auc_of_liked(liked, p, seed, resamples)}
