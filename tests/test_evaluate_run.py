@@ -286,6 +286,10 @@ def test_json_repeats_every_number(result, tmp_path):
     assert [ids[0] for ids in oracle["top"]] == plain["positives"]
     assert {len(ids) for ids in oracle["top"]} == {10}
     assert len(plain["differences"]) == 2 * len(TWENTY.metrics)
+    assert plain["versions"].keys() >= {"python", "torch", "numpy"}
+    assert "command" not in plain
+    write(result, tmp_path / "again.json", "palate evaluate 'a b'")
+    assert json.loads((tmp_path / "again.json").read_text()) == {**plain, "command": "palate evaluate 'a b'"}
     assert differences(result, "blind")[0]["a"] == "blind"
 
 

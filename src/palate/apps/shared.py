@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -143,6 +144,11 @@ def plain(recommendations: Sequence[Recommendation]) -> list[dict[str, Any]]:
         }
         for r in recommendations
     ]
+
+
+def command_line() -> str:
+    """The command this process was started with, as a shell takes it, without the folder of the program."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def print_json(value: Any) -> None:

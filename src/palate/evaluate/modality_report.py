@@ -72,8 +72,10 @@ def _cells(study: Study, part: Slice, name: str) -> list[str]:
     return [*values, *[difference(part.compare(study.result, FULL, name, m)) for m in metrics]]
 
 
-def to_json(study: Study, ranks: bool = False) -> str:
-    """The result as `report.to_dict` has it, with `ablation`: slices, their values and differences, sentences."""
+def to_json(study: Study, ranks: bool = False, command: str = "") -> str:
+    """The result as `report.to_dict` has it, with `ablation`: slices, their values and differences, sentences; and the
+    command where it is known.
+    """
     result = study.result
     ablation = {
         "adapter": study.adapter,
@@ -88,7 +90,7 @@ def to_json(study: Study, ranks: bool = False) -> str:
         "slices": [_slice(study, part) for part in study.slices],
         "sentences": study.sentences(),
     }
-    plain = {**to_dict(result, ranks), "ablation": ablation}
+    plain = {**to_dict(result, ranks), "ablation": ablation} | ({"command": command} if command else {})
     return json.dumps(plain, indent=None if ranks else 2, ensure_ascii=False) + "\n"
 
 
@@ -104,10 +106,10 @@ def _plain(found: Any) -> dict[str, float]:
     return {key: getattr(found, key) for key in found.__slots__}
 
 
-def write(study: Study, path: str | Path) -> Path:
-    """Write Markdown or JSON, by suffix; the JSON holds every user's rank."""
+def write(study: Study, path: str | Path, command: str = "") -> Path:
+    """Write Markdown or JSON, by suffix; the JSON holds every user's rank, and the command that made it."""
     path = check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = to_markdown(study) if path.suffix.lower() == ".md" else to_json(study, ranks=True)
+    text = to_markdown(study) if path.suffix.lower() == ".md" else to_json(study, ranks=True, command=command)
     path.write_text(text, encoding="utf-8")
     return path

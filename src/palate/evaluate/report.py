@@ -10,6 +10,7 @@ from rich.table import Table
 
 from palate import __version__
 from palate.errors import ConfigError
+from palate.evaluate.environment import versions
 from palate.evaluate.metrics import LEVEL, RESAMPLES, Paired
 from palate.evaluate.run import Result
 
@@ -24,11 +25,14 @@ def check_output(path: str | Path) -> Path:
     return path
 
 
-def write(result: Result, path: str | Path) -> Path:
-    """Write Markdown or JSON, by suffix. The JSON holds every user's rank, so that it can be re-analysed."""
+def write(result: Result, path: str | Path, command: str = "") -> Path:
+    """Write Markdown or JSON, by suffix. The JSON holds every user's rank, so that it can be re-analysed.
+
+    command: the command line that made the result, kept in the JSON.
+    """
     path = check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = to_markdown(result) if path.suffix.lower() == ".md" else to_json(result, ranks=True)
+    text = to_markdown(result) if path.suffix.lower() == ".md" else to_json(result, ranks=True, command=command)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -176,6 +180,7 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
         systems.append(row)
     found: dict[str, Any] = {
         "palate": __version__,
+        "versions": versions(),
         "dataset": result.dataset,
         "data_fingerprint": result.fingerprint,
         "protocol": result.protocol.name,
@@ -214,7 +219,7 @@ def card_rows(result: Result, metrics: int = 2) -> list[dict[str, Any]]:
     ]
 
 
-def to_json(result: Result, ranks: bool = False) -> str:
-    """`to_dict` as JSON: indented without ranks, on one line with them."""
-    plain = to_dict(result, ranks)
+def to_json(result: Result, ranks: bool = False, command: str = "") -> str:
+    """`to_dict` as JSON, with the command where it is known: indented without ranks, on one line with them."""
+    plain = to_dict(result, ranks) | ({"command": command} if command else {})
     return json.dumps(plain, indent=None if ranks else 2, ensure_ascii=False) + "\n"

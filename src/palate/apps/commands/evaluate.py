@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palate.apps.shared import command_line
 from palate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -150,9 +151,9 @@ def _show(result: Result, output: Path | None, as_json: bool) -> None:
     from palate.evaluate.report import difference_table, to_json, to_table, write
 
     if output:
-        write(result, output)
+        write(result, output, command_line())
     if as_json:
-        typer.echo(to_json(result), nl=False)
+        typer.echo(to_json(result, command=command_line()), nl=False)
     else:
         _print([to_table(result), difference_table(result)], output)
 
@@ -161,9 +162,9 @@ def _show_study(study: Study, output: Path | None, as_json: bool) -> None:
     from palate.evaluate.modality_report import tables, to_json, write
 
     if output:
-        write(study, output)
+        write(study, output, command_line())
     if as_json:
-        typer.echo(to_json(study), nl=False)
+        typer.echo(to_json(study, command=command_line()), nl=False)
     else:
         _print([tables(study)], output)
 
