@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from palate.errors import ConfigError
 from palate.evaluate.baselines import RecommenderSystem, base_of, baseline, features_for, parse
+from palate.evaluate.beyond import LikenessOf
 from palate.evaluate.cold import check_held_out
 from palate.evaluate.fused import FusedSystem, Kept, learn
 from palate.evaluate.protocol import SEED, Protocol
 from palate.evaluate.run import Result, System, evaluate
+from palate.recommender.fields import Field, profile, sampled
+from palate.recommender.likeness import alike, label_field
 from palate.retrieve import build
 from palate.retrieve.fuse import METHODS
 from palate.schema import Features, Interactions
@@ -73,8 +76,24 @@ class Bench:
         kind, options = parse(name)
         if not build(kind, **options).reads_features:
             return {}
+        return features_for(name, self.data, self.train, self._own())
+
+    def _own(self) -> dict[str, Features]:
+        """The item vectors that the first adapter carries."""
         soft = next((rec.model.soft for rec in self.adapters.values()), None)
-        return features_for(name, self.data, self.train, None if soft is None else soft.tables())
+        return {} if soft is None else soft.tables()
+
+    @cached_property
+    def _fields(self) -> dict[str, Field]:
+        return profile(sampled(self.data.catalog))
+
+    def likeness(self) -> LikenessOf:
+        """How alike items (catalogue indices) are: by labels of the catalogue, else by the content vectors that the
+        first adapter carries now; None where there is neither.
+        """
+        catalog, fields = self.data.catalog, self._fields
+        tables = {} if label_field(fields) else self._own()
+        return lambda items: alike([catalog.at(int(n)) for n in items], fields, tables)
 
     def fused(self, systems: Sequence[System], names: Sequence[str], report: Report | None = None) -> list[System]:
         """The systems, then the retrievers called so where they are not among them, then all of these mixed with the
@@ -94,5 +113,5 @@ class Bench:
         """Every system on every case; fused ones come first, the best on validation before the others, so that a
         report compares it with all.
         """
-        found = evaluate(self.data, systems, self.protocol, self.users, self.seed, progress=report)
+        found = evaluate(self.data, systems, self.protocol, self.users, self.seed, "test", report, self.likeness())
         return replace(found, systems=tuple(sorted(found.systems, key=lambda s: -s.about.get("validation", -1.0))))

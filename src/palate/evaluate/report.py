@@ -10,9 +10,10 @@ from rich.table import Table
 
 from palate import __version__
 from palate.errors import ConfigError
+from palate.evaluate.beyond import MEASURES
 from palate.evaluate.environment import versions
-from palate.evaluate.metrics import LEVEL, RESAMPLES, Paired
-from palate.evaluate.run import Result
+from palate.evaluate.metrics import LEVEL, RESAMPLES, Interval, Paired
+from palate.evaluate.run import TOP, Result
 
 SUFFIXES = (".md", ".json")
 
@@ -142,13 +143,60 @@ def difference_table(result: Result, metrics: int = 2) -> Table | None:
     return table
 
 
+def beyond_facts(result: Result) -> str:
+    """What the second table's columns mean."""
+    distances = {s.beyond.distance for s in result.systems if s.beyond.distance}
+    told = " and ".join(sorted(distances)) or "not told: the items have neither labels nor content vectors at hand"
+    lines = [
+        f"Beyond accuracy: the {TOP} best items of each list. coverage: share of the items that could be recommended "
+        "that were, to anyone. Gini: how unevenly they are shown (0 to 1).",
+        f"diversity: {told}; mean over the pairs of a list.",
+        "novelty: bits, -log2 of the share of train users who chose the item. popularity: mean percentile by train "
+        "events (0 to 1); lift: that less the mean percentile of the user's own history.",
+    ]
+    negatives = result.protocol.negatives
+    if negatives is not None and negatives < 10 * TOP:
+        lines.append(
+            f"Lists hold {negatives + 1} candidates, so the candidates decide much of this; loo-full tells more."
+        )
+    return "\n".join(lines)
+
+
+def _beyond_rows(result: Result) -> list[list[str]]:
+    rows = []
+    for s in result.systems:
+        found = [s.beyond.value(m) for m in MEASURES]
+        rows.append([s.name, *["" if v is None else str(v) if isinstance(v, Interval) else f"{v:.3f}" for v in found]])
+    return rows
+
+
+def beyond_table(result: Result) -> Table:
+    """What kind of items each system recommends, as a rich table."""
+    told = (
+        f"{beyond_facts(result)}\n±: half of a {LEVEL:.0%} interval over users; both its ends are in a written report."
+    )
+    table = Table(title="beyond accuracy", title_justify="left", caption=told, caption_justify="left")
+    table.add_column("system")
+    for name in MEASURES:
+        table.add_column(name, justify="right", no_wrap=True)
+    for s in result.systems:
+        table.add_row(s.name, *[_short(s.beyond.value(m)) for m in MEASURES])
+    return table
+
+
+def _short(value: float | Interval | None) -> str:
+    if isinstance(value, Interval):
+        return f"{value.value:.3f}\n[dim]±{(value.high - value.low) / 2:.3f}[/]"
+    return "" if value is None else f"{value:.3f}"
+
+
 def to_markdown(result: Result) -> str:
-    """A Markdown section: the table, the paired differences, and the facts below."""
+    """A Markdown section: the table, the paired differences, what is beyond accuracy, and the facts below."""
     parts = [f"## {result.dataset}, {result.protocol.label}", grid(_headings(result), _cells(result))]
     if len(result.systems) > 1:
         headings = ["difference", *result.protocol.metrics[:2]]
         parts.append(grid(headings, _difference_rows(result, 2)))
-    parts.append(facts(result))
+    parts += [facts(result), grid(["system", *MEASURES], _beyond_rows(result)), beyond_facts(result)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -171,6 +219,7 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
             "metrics": metrics,
             "valid": s.valid,
             "seconds": round(s.seconds, 3),
+            "beyond": s.beyond.plain(),
         }
         if s.about:
             row["about"] = dict(s.about)

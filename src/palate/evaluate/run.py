@@ -11,6 +11,7 @@ from typing import Protocol as Shape
 import numpy as np
 
 from palate.errors import ConfigError, DataError, did_you_mean
+from palate.evaluate.beyond import Beyond, LikenessOf, Observer
 from palate.evaluate.metrics import Interval, Paired, Reals, at_random, intervals, paired, per_user, rank_of
 from palate.evaluate.protocol import SEED, EvalCase, Part, Protocol, candidate_hash
 from palate.schema import Floats, Ints
@@ -40,7 +41,7 @@ class System(Shape):
 class SystemResult:
     """One system's ranks (float64 [n], the cases' order) and metrics. valid: share of cases fully scored; about: what
     the system says of itself. top: int64 [n, TOP], catalogue indices of each case's best items, best first, ties in
-    catalogue order, -1 where fewer were proposed.
+    catalogue order, -1 where fewer were proposed. beyond: what kind of items those are.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SystemResult:
     valid: float
     seconds: float
     top: Ints
+    beyond: Beyond
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -108,10 +110,12 @@ def evaluate(
     seed: int = SEED,
     part: Part = "test",
     progress: Callable[[str, int, int], None] | None = None,
+    likeness: LikenessOf | None = None,
 ) -> Result:
     """Score every case of `protocol` with every system and summarise.
 
     users: a seeded draw of that many, None for all. progress: called with (system, cases done, cases in all).
+    likeness: how alike the items of these catalogue indices are, for the diversity of lists.
     Systems must be fitted on `protocol.split(interactions).train` only. Raises DataError where a system
     returns a NaN or the wrong number of scores, naming the system and the user.
     """
@@ -120,7 +124,9 @@ def evaluate(
         raise ConfigError(f"expected one system or more, each with its own name, got {names}")
     interactions = dataset.histories.interactions
     cases = protocol.cases(interactions, seed, part, users)
-    able = len(protocol.askable(protocol.split(interactions), part))
+    split = protocol.split(interactions)
+    able = len(protocol.askable(split, part))
+    observer = Observer(cases, split.train, likeness, seed)
     items = len(interactions.item_ids)
     sizes = np.array([len(c.items(items)) for c in cases], dtype=np.int64)
     short = int((sizes < protocol.negatives + 1).sum()) if protocol.negatives else 0
@@ -138,20 +144,19 @@ def evaluate(
         left_out=len(interactions) - able,
         short_lists=short,
         candidates=candidate_hash(protocol, cases, interactions.item_ids),
-        systems=tuple(_run(s, cases, items, sizes, protocol, seed, report) for s in systems),
+        systems=tuple(_run(s, observer, items, sizes, protocol, report) for s in systems),
     )
 
 
 def _run(
     system: System,
-    cases: Sequence[EvalCase],
+    observer: Observer,
     items: int,
     sizes: Ints,
     protocol: Protocol,
-    seed: int,
     progress: Callable[[str, int, int], None],
 ) -> SystemResult:
-    started = time.perf_counter()
+    cases, started = observer.cases, time.perf_counter()
     ranks: list[float] = []
     top = np.full((len(cases), TOP), -1, dtype=np.int64)
     whole = 0
@@ -165,9 +170,10 @@ def _run(
         progress(system.name, min(start + system.batch, len(cases)), len(cases))
     seconds = time.perf_counter() - started
     table = np.array(ranks)
-    metrics = intervals({m: per_user(m, table, sizes) for m in protocol.metrics}, seed)
+    metrics = intervals({m: per_user(m, table, sizes) for m in protocol.metrics}, observer.seed)
     about = dict(getattr(system, "about", {}))
-    return SystemResult(system.name, table, metrics, whole / len(cases), seconds, top, about)
+    beyond = observer.measure(top)
+    return SystemResult(system.name, table, metrics, whole / len(cases), seconds, top, beyond, about)
 
 
 def best(scores: Floats, items: Ints, k: int) -> Ints:

@@ -148,14 +148,14 @@ def _bars() -> Iterator[Bars]:
 
 
 def _show(result: Result, output: Path | None, as_json: bool) -> None:
-    from palate.evaluate.report import difference_table, to_json, to_table, write
+    from palate.evaluate.report import beyond_table, difference_table, to_json, to_table, write
 
     if output:
         write(result, output, command_line())
     if as_json:
         typer.echo(to_json(result, command=command_line()), nl=False)
     else:
-        _print([to_table(result), difference_table(result)], output)
+        _print([to_table(result), difference_table(result), beyond_table(result)], output)
 
 
 def _show_study(study: Study, output: Path | None, as_json: bool) -> None:
