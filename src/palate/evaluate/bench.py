@@ -12,11 +12,13 @@ from palate.errors import ConfigError
 from palate.evaluate.baselines import RecommenderSystem, base_of, baseline, features_for, parse
 from palate.evaluate.beyond import LikenessOf
 from palate.evaluate.cold import check_held_out
+from palate.evaluate.diverse import DiverseSystem
 from palate.evaluate.fused import FusedSystem, Kept, learn
 from palate.evaluate.protocol import SEED, Protocol
 from palate.evaluate.run import Result, System, evaluate
 from palate.recommender.fields import Field, profile, sampled
 from palate.recommender.likeness import alike, label_field
+from palate.recommender.rerank import Method
 from palate.retrieve import build
 from palate.retrieve.fuse import METHODS
 from palate.schema import Features, Interactions
@@ -108,6 +110,15 @@ class Bench:
         mixed = [next(s for s in row if s.name == name) for name in dict.fromkeys(parts)]
         found = learn(mixed, self.protocol, self.data.histories.interactions, METHODS, self.seed, report)
         return [*row, *[FusedSystem(mixed, learned) for learned in found]]
+
+    def diverse(self, systems: Sequence[System], diversity: float, method: Method) -> list[System]:
+        """The systems, each followed by itself with its lists reordered for diversity."""
+        items, likeness = len(self.data.catalog), self.likeness()
+        row: list[System] = []
+        for system in systems:
+            kept = system if isinstance(system, Kept | FusedSystem) else Kept(system)
+            row += [kept, DiverseSystem(kept, items, likeness, diversity, method)]
+        return row
 
     def run(self, systems: Sequence[System], report: Report | None = None) -> Result:
         """Every system on every case; fused ones come first, the best on validation before the others, so that a

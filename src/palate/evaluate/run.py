@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Shape
 
@@ -100,6 +100,16 @@ class Result:
     def compare(self, a: str, b: str, metric: str) -> Paired:
         """Paired bootstrap difference of system `a` minus system `b`."""
         return paired(self.values(a, metric), self.values(b, metric), self.seed)
+
+
+def measured_by(protocol: Protocol, metrics: Sequence[str]) -> Protocol:
+    """The protocol with other metrics, the headline first; itself where none is named.
+
+    The lists do not change, so neither does its label. An unknown metric is a ConfigError that suggests the right one.
+    """
+    for name in metrics:
+        per_user(name, [1.0], [1])
+    return replace(protocol, metrics=tuple(dict.fromkeys(metrics))) if metrics else protocol
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from palate.errors import BundleError, EmptyLegalSet, RequestError, did_you_mean
 from palate.model import Model, shared
 from palate.model.merge import Merge
 from palate.recommender import loading
+from palate.recommender import rerank as reranking
 from palate.recommender.fields import Field, profile, sampled
 from palate.recommender.filters import describe
 from palate.recommender.interests import Interests
@@ -227,21 +228,28 @@ class Recommender:
         mode: str | None = None,
         pool: int = POOL,
         adapter: str = "",
+        diversity: float = 0.0,
+        rerank: reranking.Method = "mmr",
     ) -> list[Recommendation]:
         """The k best unseen items for a user, best first; fewer where fewer are legal.
 
         history: item ids, titles or Events, oldest first; it goes before the data set's. filters: see
         `palate.recommender.filters`. pool: how many retrieved candidates the modes but `embedding` and
-        `generate` rerank. adapter: which one recommends, where there are several. Raises RequestError for an
-        unknown item, field or adapter, EmptyLegalSet where the filters leave nothing.
+        `generate` rerank. adapter: which one recommends, where there are several. diversity: from 0, best first, to
+        1, as unlike as the `pool` best allow, by `rerank` (`palate.recommender.rerank`); scores stay those of the
+        mode. Raises RequestError for an unknown item, field or adapter, EmptyLegalSet where the filters leave nothing.
         """
         if adapter:
-            return self.using(adapter).recommend(user, history, k, context, filters, mode, pool)
+            rec = self.using(adapter)
+            return rec.recommend(user, history, k, context, filters, mode, pool, "", diversity, rerank)
         if k < 1:
             raise RequestError(f"expected k of at least 1, got {k}")
+        reranking.check(diversity, rerank)
         request = self.request(user, history, context)
         legal = self.legal(request, filters)
-        best = self.rank(request, legal, k, mode, pool).top(k)
+        best = self.rank(request, legal, k, mode, pool).top(max(k, pool) if diversity else k)
+        if diversity:
+            best = self.ranker.diverse(best, self.fields, diversity, rerank, k)
         return self.present(best, [e.item_id for e in request.history])
 
     def request(

@@ -13,9 +13,13 @@ from palate.engine.modes.embedding import Embedding
 from palate.engine.modes.generate import Generate
 from palate.engine.runner import Runner
 from palate.engine.trie import Trie
+from palate.errors import ConfigError
 from palate.prompting import Serializer
+from palate.recommender.fields import Field
 from palate.recommender.fused import FUSED, Decision, Fused
+from palate.recommender.likeness import Alike, alike, by_vectors, label_field
 from palate.recommender.pool import Pool
+from palate.recommender.rerank import rerank
 from palate.recommender.shelf import Shelf
 from palate.schema import Bools, Features, Floats, Request, Scores
 
@@ -95,6 +99,33 @@ class Ranker:
         if self._titles is None or len(self._titles.item_ids) != len(self.shelf):
             self._titles = mode.trie(self.serializer, self.shelf.item_ids)
         return self._titles
+
+    def diverse(
+        self, best: Sequence[tuple[str, float]], fields: Mapping[str, Field], diversity: float, method: str, k: int
+    ) -> list[tuple[str, float]]:
+        """The k of these (item id, score) pairs, given best first, that `rerank` puts first; they keep their scores."""
+        if not diversity or not best:
+            return list(best[:k])
+        scores = np.array([score for _, score in best], dtype=np.float32)
+        places = rerank(scores, self.likeness([i for i, _ in best], fields), diversity, k, method)
+        return [best[n] for n in places.tolist()]
+
+    def likeness(self, item_ids: Sequence[str], fields: Mapping[str, Field]) -> Alike:
+        """How alike items of the shelf are: by labels, else by content vectors, else by matching vectors.
+
+        fields: what the catalogue's text holds. Raises ConfigError where the catalogue and the adapter have none.
+        """
+        tables = {} if label_field(fields) else self._tables()
+        found = alike([self.shelf[i] for i in item_ids], fields, tables)
+        if found is not None:
+            return found
+        if not self.runner.model.has_matching:
+            raise ConfigError(
+                "nothing tells how alike items are: the catalogue has no labels (such as genres) and the adapter no "
+                "item vectors; leave diversity at 0"
+            )
+        vectors = self.item_vectors()[[self.shelf.index(i) for i in item_ids]]
+        return by_vectors(vectors, np.ones(len(vectors), dtype=bool), "matching vectors")
 
     def item_vectors(self) -> Floats:
         """Unit matching vectors of every shelf item, float32 [N, E]. BundleError for an untuned base."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,11 +34,18 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="loo-full, loo-20, temporal or cold-items; options as cold-items:share=0.2:seed=3.")
     ] = "loo-20",
+    metrics: Annotated[
+        str, typer.Option(help="Other metrics than the protocol's, the headline first, as NDCG@10,MAP@10,Precision@5.")
+    ] = "",
     mode: Annotated[str | None, typer.Option(help="Scoring modes of the adapter, comma-separated.")] = None,
     fuse: Annotated[
         str, typer.Option(help="Retrievers to mix with the (first) adapter, as --against; weights from validation.")
     ] = "",
     ablate: Annotated[str | None, typer.Option(help="modalities: what each adds to the adapter.")] = None,
+    diversity: Annotated[
+        float, typer.Option("--diversity", help="Add each system with its lists reordered: above 0, up to 1.")
+    ] = 0.0,
+    rerank: Annotated[Literal["mmr", "dpp"], typer.Option("--rerank", help="How --diversity reorders.")] = "mmr",
     users: Annotated[int | None, typer.Option(min=1, help="A seeded draw of this many users; all if absent.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seeds the negatives, the draw of users and the intervals.")] = 1,
     untuned: Annotated[bool, typer.Option("--untuned", help="Add the plain base model.")] = False,
@@ -57,8 +64,11 @@ def evaluate(
     from palate.evaluate.baselines import parse
     from palate.evaluate.bench import Bench
     from palate.evaluate.report import check_output
+    from palate.evaluate.run import measured_by
+    from palate.recommender.rerank import check
 
-    chosen = named(protocol)
+    check(diversity, rerank)
+    chosen = measured_by(named(protocol), _split(metrics))
     if output:
         check_output(output)
     baselines, mixed, modes, adapters = _split(against), _split(fuse), _split(mode or ""), adapter or []
@@ -69,7 +79,12 @@ def evaluate(
     if not (baselines or adapters or untuned or mixed):
         raise ConfigError("there is nothing to evaluate; name an adapter (-a), a baseline (--against) or --untuned")
     if ablate is not None:
-        _check_ablation(ablate, adapters, modes, {"--fuse": fuse, "--untuned": untuned, "--record": record})
+        _check_ablation(
+            ablate,
+            adapters,
+            modes,
+            {"--fuse": fuse, "--untuned": untuned, "--record": record, "--diversity": diversity},
+        )
     bench = Bench(Dataset.open(folder), chosen, users, seed)
     for path in adapters:
         bench.load(path)
@@ -81,6 +96,8 @@ def evaluate(
             systems = [*bench.tuned(modes), *others]
             if mixed:
                 systems = bench.fused(systems, mixed, bars)
+            if diversity:
+                systems = bench.diverse(systems, diversity, rerank)
             result = bench.run(systems, bars)
     if ablate is not None:
         _show_study(found, output, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +48,12 @@ def recommend(
     filters: Annotated[list[str] | None, typer.Option("--filter", "-f", help="A filter; repeat for more.")] = None,
     contexts: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE, such as time=evening.")] = None,
     pool: Annotated[int, typer.Option("--pool", min=1, help="Retrieved candidates the slower modes rerank.")] = 50,
+    diversity: Annotated[
+        float, typer.Option("--diversity", help="0: the best first; up to 1: the more unlike one another.")
+    ] = 0.0,
+    rerank: Annotated[
+        Literal["mmr", "dpp"], typer.Option("--rerank", help="How --diversity reorders: mmr or dpp.")
+    ] = "mmr",
     new_items: Annotated[
         Path | None, typer.Option("--new-items", help="Table of items added after training, as for score.")
     ] = None,
@@ -59,7 +65,9 @@ def recommend(
     as_json: AsJson = False,
 ) -> None:
     from palate.recommender.filters import parse_filters
+    from palate.recommender.rerank import check
 
+    check(diversity, rerank)
     wanted = parse_filters(filters or [])
     around = context(contexts)
     rec = load(adapter, data, quantization, device, dtype)
@@ -69,9 +77,20 @@ def recommend(
         add_new_items(rec, new_items)
     chosen = titles(history)
     note_stranger(rec, user, chosen)
-    found = rec.recommend(user, chosen, k=k, context=around, filters=wanted, mode=mode, pool=pool)
+    found = rec.recommend(
+        user,
+        chosen,
+        k=k,
+        context=around,
+        filters=wanted,
+        mode=mode,
+        pool=pool,
+        diversity=diversity,
+        rerank=rerank,
+    )
     if as_json:
-        print_json({"user": user, "mode": rec.mode(mode).name, "recommendations": plain(found)})
+        how = {"diversity": diversity, "rerank": rerank} if diversity else {}
+        print_json({"user": user, "mode": rec.mode(mode).name, **how, "recommendations": plain(found)})
         return
     whom = f"user {user}" if user else f"someone who {rec.dataset.wording.verb} {', '.join(chosen or ['nothing yet'])}"
     print_list(found, f"{len(found)} {rec.dataset.wording.items} for {whom}")
