@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,47 @@ def test_it_is_the_softmax_of_the_weighted_zscores() -> None:
     got = np.zeros(9)
     got[made.items[event]] = made.chances[event].float()
     np.testing.assert_allclose(got, want / want.sum(), atol=2e-3)
+
+
+def test_folds_teach_by_those_who_have_not_seen_it() -> None:
+    config = TeacherConfig(retrievers={"ease:penalty=1": 1.0}, top=9, folds=2)
+    made = teacher.make(TRAIN, config, {}, NOBODY)
+    for fold in (0, 1):
+        rest = teacher.without(TRAIN, fold, 2)
+        assert rest.user_ids == tuple(u for n, u in enumerate(TRAIN.user_ids) if n % 2 != fold)
+        assert [s.tolist() for s in rest.sequences()] == [TRAIN.sequence(u).tolist() for u in range(4) if u % 2 != fold]
+        alone = teacher.make(rest, TeacherConfig(retrievers={"ease:penalty=1": 1.0}, top=9), {}, NOBODY)
+        fitted = build("ease", penalty=1).fit(rest)
+        for user in range(fold, 4, 2):
+            event = int(TRAIN.indptr[user]) + 2
+            history = TRAIN.items[TRAIN.indptr[user] : event] if event < TRAIN.indptr[user + 1] else None
+            if history is not None:
+                row = fitted.scores([history])[0]
+                row[history] = -np.inf
+                assert made.items[event, 0] == row.argmax()
+        assert len(alone.items) == len(rest.items)
+
+
+def test_what_a_user_did_does_not_reach_their_own_targets() -> None:
+    config = TeacherConfig(retrievers={"transition:penalty=1": 1.0}, top=9, folds=4)
+    other = interactions([[0, 1, 2, 8], [1, 2, 4], [0, 2, 5], [6, 1]])
+    made, changed = teacher.make(TRAIN, config, {}, NOBODY), teacher.make(other, config, {}, NOBODY)
+    # the first user's last event is another one: what they were taught is the same, what others are taught is not
+    assert torch.equal(made.chances[:4], changed.chances[:4])
+    assert not torch.equal(made.items[4:], changed.items[4:])
+
+
+def test_more_folds_than_users_leave_none_to_learn_from() -> None:
+    alone = interactions([[0, 1, 2]])
+    with pytest.raises(ConfigError, match="expected at least 2 users for 2 folds, got 1"):
+        teacher.make(alone, TeacherConfig(retrievers={"ease": 1.0}, folds=2), {}, NOBODY)
+
+
+def test_teachers_that_read_times_are_told_them() -> None:
+    config = TeacherConfig(retrievers={"transition:penalty=1": 1.0}, top=9)
+    late = replace(TRAIN, timestamps=TRAIN.timestamps * 1_000)
+    made, slow = teacher.make(TRAIN, config, {}, NOBODY), teacher.make(late, config, {}, NOBODY)
+    assert not torch.equal(made.chances, slow.chances)
 
 
 def test_items_that_come_again_may_be_taught_again() -> None:

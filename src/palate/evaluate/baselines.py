@@ -36,7 +36,8 @@ class RetrieverSystem:
 
     def score(self, cases: Sequence[EvalCase]) -> list[Floats]:
         """Scores in the order of `case.items(N)`."""
-        table = self.retriever.scores([c.history for c in cases])
+        known = [c.times for c in cases if c.times is not None]
+        table = self.retriever.scores([c.history for c in cases], known if len(known) == len(cases) else None)
         return [row[case.items(len(row))] for case, row in zip(cases, table, strict=True)]
 
 

@@ -14,6 +14,7 @@ from palate.prompting.text import MEDIA_MARK, EventView, ItemView, Placeholder
 from palate.schema import Event, Ints, Item, Slot, SlotPlan
 
 _REQUEST = ("profile", "context", "query")
+_OWN = ("event", "label", "gap")
 Plan = tuple[tuple[str, int], ...]
 
 
@@ -49,6 +50,8 @@ class Entry:
     item_id: str
     event: Event | None = None
     label: str = ""
+    gap: str = ""
+    """How long after the event before, in words."""
 
 
 class Lines:
@@ -106,7 +109,7 @@ class Lines:
         known = self._known.setdefault(shared, {})
         media = "media" in uses
         plans: list[Plan] = [tuple(self._slots(e.item_id)) if media else () for e in entries]
-        varied = "event" in uses or "label" in uses
+        varied = not uses.isdisjoint(_OWN)
         own = [_own(e, uses) for e in entries] if varied else [()] * len(entries)
         keys = [(e.item_id, plan, o) for e, plan, o in zip(entries, plans, own, strict=True)]
         missing = {k: n for n, k in enumerate(keys) if k not in known}
@@ -136,7 +139,7 @@ class Lines:
             media = Placeholder(MEDIA_MARK, True) if any(n for _, n in plan) else ""
             view = ItemView.of(self._items[entry.item_id], fields, self._max_chars)
             event = EventView.of(entry.event, self._max_chars)
-            own = {**values, "item": view, "event": event, "label": entry.label, "media": media}
+            own = {**values, "item": view, "event": event, "label": entry.label, "gap": entry.gap, "media": media}
             split.append(template.render(piece, own).split(MEDIA_MARK))
         encoded = iter(self._encoder.content([text for texts in split for text in texts]))
         lines = []
@@ -166,7 +169,7 @@ def _own(entry: Entry, uses: frozenset[str]) -> tuple[Hashable, ...]:
     own: tuple[Hashable, ...] = ()
     if "event" in uses and entry.event is not None:
         own = (str(entry.event.rating), tuple(entry.event.context.items()), entry.event.review)
-    return (*own, entry.label) if "label" in uses else own
+    return (*own, entry.label, entry.gap)
 
 
 def _frozen(value: object) -> Hashable:

@@ -140,8 +140,10 @@ class Retrieved:
         out: list[Floats] = []
         for start in range(0, len(requests), step):
             chunk = requests[start : start + step]
-            known = [[index[e.item_id] for e in r.history if e.item_id in index] for r in chunk]
-            rows = retriever.scores([np.array(h, dtype=np.int64) for h in known])
+            known = [[e for e in r.history if e.item_id in index] for r in chunk]
+            histories = [np.array([index[e.item_id] for e in events], dtype=np.int64) for events in known]
+            times = [np.array([e.timestamp for e in events], dtype=np.float64) for events in known]  # None becomes NaN
+            rows = retriever.scores(histories, times)
             for request, row in zip(chunk, rows, strict=True):
                 row = np.append(row, row.mean() if len(row) else np.float32(0))  # the last place: nothing is known
                 out.append(row[[index.get(c, len(index)) for c in request.candidates]].astype(np.float32))

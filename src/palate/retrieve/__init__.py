@@ -16,12 +16,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palate import registry
 from palate.errors import ConfigError, EmptyLegalSet, RequestError, did_you_mean
 from palate.schema import Bools, Candidates, Features, Floats, Interactions, Ints
 
 PACKAGE = "palate.retrieve"
+Times = NDArray[np.float64]
 
 
 class Retriever(ABC):
@@ -29,11 +31,13 @@ class Retriever(ABC):
 
     A fitted retriever has `item_ids` (the catalogue's order, the index space of histories and columns) and
     `popularity` (float32 [N], train interactions per item). An empty history scores by popularity, in 0..1.
-    reads_features: whether it scores by what items are, and so knows an item without interactions.
+    reads_features: whether it scores by what items are, and so knows an item without interactions. reads_times: whether
+    it looks at when things happened; such a one gives `_timed` too.
     """
 
     name: ClassVar[str]
     reads_features: ClassVar[bool] = False
+    reads_times: ClassVar[bool] = False
     item_ids: tuple[str, ...]
     popularity: Floats
 
@@ -56,15 +60,20 @@ class Retriever(ABC):
     def _scores(self, histories: Sequence[Ints]) -> Floats:
         """float32 [B, N] for histories that each hold at least one item."""
 
+    def _timed(self, histories: Sequence[Ints], times: Sequence[Times]) -> Floats:
+        """`_scores` of one that reads times: seconds float64 [H] a history, NaN where unknown."""
+        return self._scores(histories)
+
     def prior(self) -> Floats:
         """The score row of an empty history: popularity over its maximum, float32 [N] in 0..1."""
         row: Floats = self.popularity / max(float(self.popularity.max(initial=0.0)), 1.0)
         return row
 
-    def scores(self, histories: Sequence[Ints]) -> Floats:
+    def scores(self, histories: Sequence[Ints], times: Sequence[Times] | None = None) -> Floats:
         """Scores of all items for each history (item indices, oldest first): finite float32 [B, N], higher
         is better.
 
+        times: seconds of each event, float64 [H] a history, NaN where unknown; None where nothing is known of any.
         Raises RequestError where the retriever is not fitted or an index lies outside the catalogue.
         """
         checked = [self._checked(h) for h in histories]
@@ -72,7 +81,10 @@ class Retriever(ABC):
         empty = np.array([len(h) == 0 for h in checked], dtype=bool)
         out[empty] = self.prior()
         if not empty.all():
-            out[~empty] = self._scores([h for h in checked if len(h)])
+            known = [h for h in checked if len(h)]
+            aligned = None if times is None else _aligned(checked, times)
+            timed = self.reads_times and aligned is not None
+            out[~empty] = self._timed(known, aligned) if timed else self._scores(known)
         return out
 
     def top(
@@ -129,6 +141,16 @@ class Retriever(ABC):
                 raise RequestError(f"`allowed` names an unknown item {item_id!r}; expected ids of the catalogue")
             mask[at] = True
         return mask
+
+
+def _aligned(histories: Sequence[Ints], times: Sequence[Times]) -> list[Times]:
+    """The times of the histories that are not empty, if each has one time an event; else a RequestError."""
+    if [len(t) for t in times] != [len(h) for h in histories]:
+        raise RequestError(
+            f"expected a time for each event of {len(histories)} histories, got {len(times)} rows of "
+            f"{sum(map(len, times))} times for {sum(map(len, histories))} events"
+        )
+    return [np.asarray(t, dtype=np.float64) for t in times if len(t)]
 
 
 def best_indices(row: Floats, legal: Bools, k: int) -> Ints:

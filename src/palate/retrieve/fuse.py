@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.errors import ConfigError, FeatureError, did_you_mean
-from palate.retrieve import Retriever, build
+from palate.retrieve import Retriever, Times, build
 from palate.schema import Features, Floats, Interactions, Ints
 
 Method = Literal["zscore", "reciprocal_rank"]
@@ -133,6 +133,7 @@ class Fused(Retriever):
     """
 
     name = "fused"
+    reads_times = True
 
     def __init__(
         self,
@@ -168,7 +169,13 @@ class Fused(Retriever):
         return {name: float(w) for name, w in zip(self.parts, self.weights, strict=True)}
 
     def _scores(self, histories: Sequence[Ints]) -> Floats:
-        tables = [NORMALISE[self.method](part.scores(histories)) for part in self.parts.values()]
+        return self._mixed(histories, None)
+
+    def _timed(self, histories: Sequence[Ints], times: Sequence[Times]) -> Floats:
+        return self._mixed(histories, times)
+
+    def _mixed(self, histories: Sequence[Ints], times: Sequence[Times] | None) -> Floats:
+        tables = [NORMALISE[self.method](part.scores(histories, times)) for part in self.parts.values()]
         return _weighted(tables, self.weights)
 
 

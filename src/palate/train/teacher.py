@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from palate import retrieve
 from palate.config import TeacherConfig
+from palate.errors import ConfigError
+from palate.retrieve import Retriever
 from palate.schema import Features, Floats, Interactions, Ints
 
 BATCH = 512
@@ -40,30 +42,64 @@ def make(train: Interactions, config: TeacherConfig, features: Mapping[str, Feat
     knowledge in a neural network").
 
     Their scores, as z-scores over the catalogue, are weighted and summed; the soft-max of that, cut to the likeliest
-    `config.top` items, is the distribution. Where nobody in `train` chose an item twice, items of the history are
-    left out, as `withheld` ones are. Memory: E x K x 6 bytes.
+    `config.top` items, is the distribution. With `config.folds`, user number u is taught by retrievers that were
+    fitted without the users v where v % folds == u % folds. Where nobody in `train` chose an item twice, items of the
+    history are left out, as `withheld` ones are. Memory: E x K x 6 bytes.
     """
-    fitted = {}
-    for name, weight in config.retrievers.items():
-        kind, options = retrieve.parse(name)
-        fitted[name] = (retrieve.build(kind, **options).fit(train, features), weight)
     top = min(config.top, len(train.item_ids))
     items = np.empty((len(train.items), top), dtype=np.int32)
     chances = np.empty((len(train.items), top), dtype=np.float16)
     once = _once(train)
     users = np.repeat(np.arange(len(train)), np.diff(train.indptr))
-    for start in range(0, len(train.items), BATCH):
-        events = range(start, min(start + BATCH, len(train.items)))
-        histories = [train.items[train.indptr[users[e]] : e] for e in events]
-        logits = sum(weight * _zscores(r.scores(histories)) for r, weight in fitted.values())
-        assert isinstance(logits, np.ndarray)  # the config names one teacher at least
-        logits[:, withheld] = -np.inf
-        if once:
-            for row, history in zip(logits, histories, strict=True):
-                row[history] = -np.inf
-        best, share = _likeliest(logits, top)
-        items[start : events.stop], chances[start : events.stop] = best, share
+    for fold in range(config.folds):
+        fitted = _fitted(train if config.folds == 1 else without(train, fold, config.folds), config, features)
+        taught = np.flatnonzero(users % config.folds == fold)
+        for start in range(0, len(taught), BATCH):
+            events = taught[start : start + BATCH]
+            logits = _logits(train, fitted, users, events)
+            logits[:, withheld] = -np.inf
+            if once:
+                for row, event in zip(logits, events, strict=True):
+                    row[train.items[train.indptr[users[event]] : event]] = -np.inf
+            items[events], chances[events] = _likeliest(logits, top)
     return Teacher(torch.from_numpy(items), torch.from_numpy(chances))
+
+
+def without(train: Interactions, fold: int, folds: int) -> Interactions:
+    """The histories of all users but those of one fold."""
+    kept = np.flatnonzero(np.arange(len(train)) % folds != fold)
+    if not len(kept):
+        raise ConfigError(f"train.teacher.folds: expected at least 2 users for {folds} folds, got {len(train)}")
+    lengths = np.diff(train.indptr)
+    events = np.repeat(np.isin(np.arange(len(train)), kept), lengths)
+    return replace(
+        train,
+        user_ids=tuple(train.user_ids[u] for u in kept),
+        indptr=np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64),
+        items=train.items[events],
+        timestamps=train.timestamps[events],
+        ratings=train.ratings[events],
+    )
+
+
+def _fitted(
+    train: Interactions, config: TeacherConfig, features: Mapping[str, Features]
+) -> list[tuple[Retriever, float]]:
+    found = []
+    for name, weight in config.retrievers.items():
+        kind, options = retrieve.parse(name)
+        found.append((retrieve.build(kind, **options).fit(train, features), weight))
+    return found
+
+
+def _logits(train: Interactions, fitted: Sequence[tuple[Retriever, float]], users: Ints, events: Ints) -> Floats:
+    """Weighted z-scores of what comes at these events: float32 [R, N]."""
+    past = [slice(int(train.indptr[users[e]]), int(e)) for e in events]
+    histories, times = [train.items[p] for p in past], [train.timestamps[p] for p in past]
+    total = np.zeros((len(events), len(train.item_ids)), dtype=np.float32)
+    for retriever, weight in fitted:
+        total += weight * _zscores(retriever.scores(histories, times))
+    return total
 
 
 def _once(train: Interactions) -> bool:
