@@ -105,7 +105,17 @@ def test_a_history_finds_the_user_whose_sequence_it_goes_on(bpr: Retriever) -> N
 def test_a_short_sequence_does_not_claim_every_history_it_begins() -> None:
     model = build("bpr", width=4, epochs=2).fit(interactions([[5], [5, 1], [1, 2, 3]], items=6))
     assert [model._user(h) for h in (ints(5), ints(5, 2), ints(5, 1, 2, 3), ints(5, 2, 3))] == [0, 0, 1, None]
-    assert model._user(ints(1, 2)) is None
+
+
+def test_a_history_from_before_a_users_last_events_is_that_users() -> None:
+    sequences = [[9, 8], [1, 2, 3, 4, 5], [1, 2, 3, 7], [1, 2, 3, 7]]
+    model = build("bpr", width=4, epochs=2).fit(interactions(sequences, items=10))
+    asked = {(1, 2, 3, 4): 1, (1, 2, 3): 2, (1, 2): 2, (9,): 0}  # of several the shortest, of those alike the first
+    assert {h: model._user(ints(*h)) for h in asked} == asked
+    for less_than_half_or_nobodys in ((1,), (2, 3), (8,), (1, 2, 4)):
+        assert model._user(ints(*less_than_half_or_nobodys)) is None
+    own = model.users[1] @ model.items.T + model.bias
+    np.testing.assert_allclose(model.scores([ints(1, 2, 3, 4)])[0, model.scored], own, rtol=1e-5)
 
 
 def test_an_item_nobody_chose_is_last_and_counts_for_nothing(bpr: Retriever) -> None:

@@ -7,8 +7,10 @@ import importlib.util
 import io
 import logging
 from abc import abstractmethod
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -102,7 +104,9 @@ class _Factors(_Cornac):
     """A vector a user and item: scores are their products plus a bias an item.
 
     A history belongs to the train user whose sequence is the longest that it starts with and that covers at least
-    half of it; of users alike it is the first. Any other history has the mean vector of its items for a user's.
+    half of it, else to the one whose sequence is the shortest that starts with it and of which it covers at least half
+    (a request from before that user's last train events, as `cold-items` makes them); of users alike it is the first.
+    Any other history has the mean vector of its items for a user's.
     """
 
     def _pairs(self, train: Interactions, place: Ints, items: int) -> Any:
@@ -119,6 +123,7 @@ class _Factors(_Cornac):
         if not pairs:
             raise DataError(f"retriever {self.name!r} has nothing to learn from: no user prefers one item to another")
         self._lengths = sorted({len(key) // train.items.itemsize for key in self._users}, reverse=True)
+        self._sorted = sorted(self._users)
         return Dataset.build(pairs, global_uid_map=_numbers(len(train)), global_iid_map=_numbers(items), seed=self.seed)
 
     def _keep(self, users: Any, items: Any, bias: Any) -> None:
@@ -132,7 +137,10 @@ class _Factors(_Cornac):
                 found = self._users.get(history[:length].tobytes())
                 if found is not None:
                     return found
-        return None
+        key = history.tobytes()
+        after = (self._sorted[n] for n in range(bisect_left(self._sorted, key), len(self._sorted)))
+        shortest = min(takewhile(lambda sequence: sequence.startswith(key), after), key=len, default=b"")
+        return self._users[shortest] if 0 < len(shortest) <= 2 * len(key) else None
 
     def _row(self, history: Ints, known: Ints) -> Floats:
         user = self._user(history)
