@@ -13,7 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from palate.data import Dataset
+from palate.data import Dataset, coldusers
 from palate.data.splits import held_out_record
 from palate.errors import ConfigError
 from palate.evaluate import protocol
@@ -84,3 +84,13 @@ def test_the_bundle_tells_which_items_it_never_saw(config: Path, tiny_data: Path
 def test_a_protocol_that_does_not_exist_is_a_mistake(config: Path) -> None:
     with pytest.raises(ConfigError, match="no protocol is called 'loo-ful'; did you mean 'loo-full'"):
         run(config, ["train.protocol=loo-ful"], console=Console(file=io.StringIO()))
+
+
+def test_the_bundle_tells_which_users_it_never_saw(config: Path, tiny_data: Path, tmp_path: Path) -> None:
+    run(config, ["train.protocol=cold-users:share=0.25:seed=3"], console=Console(file=io.StringIO()))
+    events = Dataset.open(tiny_data).histories.interactions
+    meta = json.loads((tmp_path / "adapter" / "palate.json").read_text())
+    record = coldusers.held_out_record(events.user_ids, 0.25, 3)
+    assert meta["training"]["held_out_users"] == record
+    assert record["users"] == round(0.25 * len(events))
+    assert meta["training"]["held out"].startswith("the held-out users")

@@ -50,7 +50,7 @@ class Bench:
         from palate.recommender import Recommender
 
         loaded = Recommender.load(folder, data=self.data)
-        if self.protocol.split_by == "item":
+        if self.protocol.split_by in ("item", "newcomer"):
             check_held_out(loaded.meta, self.protocol, self.data.histories.interactions, folder.name)
         self.adapters[folder] = loaded
 

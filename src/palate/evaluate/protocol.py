@@ -13,13 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from palate.data.coldusers import cold_users
 from palate.data.splits import Split, cold_items, leave_one_out, temporal
 from palate.errors import ConfigError, DataError, did_you_mean
 from palate.schema import Bools, Event, Interactions, Ints, Request
 
 Part = Literal["valid", "test"]
-SplitBy = Literal["user", "time", "item"]
-SPLITS: Mapping[SplitBy, Callable[..., Split]] = {"user": leave_one_out, "time": temporal, "item": cold_items}
+SplitBy = Literal["user", "time", "item", "newcomer"]
+SPLITS: Mapping[SplitBy, Callable[..., Split]] = {
+    "user": leave_one_out, "time": temporal, "item": cold_items, "newcomer": cold_users,
+}  # fmt: skip
 SEED = 1
 
 
@@ -262,6 +265,11 @@ PROTOCOLS: dict[str, Protocol] = {
             "cold-items", 1, "item", None, ("NDCG@10", "HR@10", "HR@1", "HR@20", "MRR", "AUC"),
             "items held out of training with all their events; the one a user chose last, ranked among those "
             "the user has not otherwise chosen", {"share": 0.1, "seed": 1},
+        ),
+        Protocol(
+            "cold-users", 1, "newcomer", None, ("NDCG@10", "HR@10", "HR@1", "HR@20", "MRR", "AUC"),
+            "users held out of training with all their events; the last item of each, ranked among all unseen items",
+            {"share": 0.1, "seed": 1},
         ),
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palate import features
+from palate.data import coldusers
 from palate.data.splits import held_out_record
 from palate.evaluate import protocol
 from palate.model import bundle
@@ -18,6 +19,7 @@ from palate.train.prepare import Ready
 HELD_OUT = {
     "user": "the last two events of every user with three or more",
     "time": "the validation and the test period",
+    "newcomer": "the held-out users, and the last two events of every other user with three or more",
     "item": "the held-out items with all their events, and the last two events of every user with three or more",
 }
 LOCAL: dict[str, bool | set[str]] = {"data": True, "media": True, "train": {"output", "run", "start"}}
@@ -45,6 +47,8 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
     unseen = {}
     if len(ready.withheld):
         unseen = {"held_out_items": held_out_record(events.item_ids, ready.withheld, **held.options)}
+    elif held.split_by == "newcomer":
+        unseen = {"held_out_users": coldusers.held_out_record(events.user_ids, **held.options)}
     return {
         "name": config.name,
         "data": {
