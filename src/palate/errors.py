@@ -2,6 +2,7 @@
 
 PalateError                 what was expected, what came, how to fix it; `palate` exits with code 2
 ├── ConfigError             a config or dataset.yaml key or value is wrong
+│   └── TrainingDiverged    the loss is no longer a number
 ├── SourceError             a model or data source cannot be fetched, or its hash differs
 ├── DataError               a table, candidate file or data set folder is wrong
 │   └── TooManyRejects      more bad rows than the stated limit
@@ -30,6 +31,10 @@ class PalateWarning(UserWarning):
 
 class ConfigError(PalateError):
     """A config or dataset.yaml key or value is wrong."""
+
+
+class TrainingDiverged(ConfigError):
+    """The loss of a training run is no longer a number."""
 
 
 class SourceError(PalateError):

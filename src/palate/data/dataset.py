@@ -118,6 +118,10 @@ class Dataset:
         spec = self.spec.model_copy(update={"show": self.show.model_copy(update=shown)})
         return replace(self, spec=spec, catalog=self.catalog.with_fields(fields))
 
+    def before(self, time: float) -> Self:
+        """The data set as it was at a moment (seconds since 1970): its events before that, all users and items."""
+        return replace(self, histories=self.histories.before(time))
+
     @property
     def name(self) -> str:
         return self.spec.name

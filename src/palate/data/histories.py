@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from palate.data import splits
 from palate.data.events import Codes, EventTable, gather, is_clean
 from palate.data.fingerprint import Hasher
 from palate.data.spec import InteractionsSpec
@@ -97,6 +98,15 @@ class Histories:
             column = self._texts[name]
             counts[name] = int(pc.sum(pc.not_equal(column, "")).as_py() or 0)
         return counts
+
+    def before(self, time: float) -> Histories:
+        """The events before a moment (seconds since 1970), of the same users; see `splits.before`."""
+        kept = pa.array(splits.earlier(self.interactions, time))
+
+        def texts() -> Texts:
+            return {name: column.filter(kept) for name, column in self._texts.items()}
+
+        return Histories(splits.before(self.interactions, time), self.text_fields, texts, self.review)
 
     @cached_property
     def _texts(self) -> Texts:

@@ -158,6 +158,19 @@ def held_out_items(item_ids: Sequence[str], share: float, seed: int) -> Ints:
     return np.sort(np.array(sorted(range(len(digests)), key=digests.__getitem__)[:count], dtype=np.int64))
 
 
+def before(interactions: Interactions, time: float) -> Interactions:
+    """The events before a moment (seconds since 1970), users and items as they were. Events without a time count as the
+    oldest.
+    """
+    return _chosen(interactions, earlier(interactions, time))
+
+
+def earlier(interactions: Interactions, time: float) -> Bools:
+    """Which events were before a moment: bool [nnz]; those without a time count as the oldest."""
+    mask: Bools = np.isnan(interactions.timestamps) | (interactions.timestamps < time)
+    return mask
+
+
 def _quantile(times: np.ndarray, share: float) -> float:
     return float(times[min(len(times) - 1, int(np.floor(len(times) * (1 - share))))])
 

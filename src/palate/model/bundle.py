@@ -147,6 +147,12 @@ def _save_features(path: Path, tables: Mapping[str, Features]) -> None:
     save_file(arrays, path, {"item_ids": json.dumps(item_ids), "tokens": json.dumps(tokens)})
 
 
+def tables(folder: str | Path) -> dict[str, Features]:
+    """The item vectors an adapter was trained with: modality -> Features, float32 from half precision."""
+    folder = Path(folder)
+    return _load_features(folder / "features.safetensors", read_meta(folder)["fingerprints"])
+
+
 def _load_features(path: Path, fingerprints: Mapping[str, str]) -> dict[str, Features]:
     from safetensors import safe_open
 

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (default)")
     group.add_argument("--restart", dest="resume", action="store_false", help="start anew")
+    parser.add_argument("--continue", dest="onward", metavar="ADAPTER", help="go on from it with what has come since")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     given = parser.parse_intermixed_args(arguments)
     console = Console(stderr=True)
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = missing_processes(os.environ, parent_command())
         if missing:
             return spawn(missing, sys.argv[1:] if arguments is None else arguments)
-        outcome = run(given.file, given.overrides, resume=given.resume, console=console)
+        outcome = run(given.file, given.overrides, resume=given.resume, console=console, onward=given.onward)
     except PalateError as error:
         if given.debug:
             raise
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if outcome.stopped:
         console.print(f"stopped at step {outcome.step} of {outcome.total}; the same command goes on from there")
         return 128 + outcome.stopped
-    if outcome.bundle is not None:
+    if not outcome.total:
+        console.print("nothing has come since that adapter was trained; it is as it was", highlight=False)
+    elif outcome.bundle is not None:
         console.print(f"saved {outcome.bundle}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -73,6 +73,7 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
             "held out": HELD_OUT[held.split_by],
             **unseen,
         },
+        **({"news": ready.news.to_dict()} if ready.news and not ready.news.same_data else {}),
         "metrics": [
             {
                 "system": config.name,

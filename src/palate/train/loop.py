@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from rich.console import Console
 
 from palate.config import RunConfig
-from palate.errors import ConfigError
+from palate.data import Dataset
+from palate.errors import ConfigError, TrainingDiverged
 from palate.model.hardware import pick_dtype
 from palate.train import checkpoint as ckpt
 from palate.train.collate import Position, Prefetch, Stream, packs_per_epoch
@@ -28,7 +30,7 @@ from palate.train.validate import HEADLINE
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended. stopped: the signal that ended it, 0 where it finished; bundle: None where it was
-    stopped.
+    stopped or none was to be saved.
     """
 
     run: Path
@@ -39,18 +41,36 @@ class Outcome:
     stopped: int = 0
 
 
-def train(config: RunConfig, *, resume: bool = True, console: Console | None = None) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a caller other than `palate train` may want of a run.
+
+    watch: called after each validation with its number (from 1) and its NDCG@10; what it raises ends the run.
+    first: validate before the first step too, so that the weights a warm start began with are kept where training
+    makes them no better. save: write a bundle at the end. dataset: in the place of the config's own, such as the part
+    of it that was there at some time.
+    """
+
+    watch: Callable[[int, float], None] | None = None
+    first: bool = False
+    save: bool = True
+    dataset: Dataset | None = None
+
+
+def train(
+    config: RunConfig, *, resume: bool = True, console: Console | None = None, extras: Extras | None = None
+) -> Outcome:
     """Train one adapter; call it in every process of `accelerate launch`, or alone.
 
     resume: go on from the newest checkpoint in the run folder, if there is one; False starts anew. Returns
     after the bundle is saved, or after SIGTERM or SIGINT with a checkpoint saved. Raises ConfigError where
-    the checkpoint belongs to another config or the loss is no longer a number.
+    the checkpoint belongs to another config, TrainingDiverged where the loss is no longer a number.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 
-    console = console or Console(stderr=True)
+    console, extras = console or Console(stderr=True), extras or Extras()
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=_precision(config), kwargs_handlers=[ddp])
     try:
@@ -60,8 +80,9 @@ def train(config: RunConfig, *, resume: bool = True, console: Console | None = N
                 device=str(accelerator.device),
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
+                dataset=extras.dataset,
             )
-        return Trainer(ready, accelerator, console).run(resume)
+        return Trainer(ready, accelerator, console, extras).run(resume)
     finally:
         accelerator.end_training()
         # accelerate keeps the precision in a process-wide state; another run may want another
@@ -88,8 +109,9 @@ def run_folder(config: RunConfig) -> Path:
 class Trainer:
     """One run on one process. `progress` is what a checkpoint keeps of it."""
 
-    def __init__(self, ready: Ready, accelerator: Any, console: Console) -> None:
+    def __init__(self, ready: Ready, accelerator: Any, console: Console, extras: Extras | None = None) -> None:
         self.ready, self.accelerator, self.console = ready, accelerator, console
+        self.extras = extras or Extras()
         self.config = ready.config.train
         self.model = ready.model
         self.run_folder = run_folder(ready.config)
@@ -162,8 +184,10 @@ class Trainer:
     def _loop(self, journal: Journal) -> None:
         stream = Stream(self.ready.mixture, self.config.batch_tokens, self.position, rank=self.rank, world=self.world)
         data = Prefetch(stream)
-        every = self.config.validate_every or self.epoch_steps
+        every = self._every
         try:
+            if self.extras.first and not self.progress.step and self.ready.validator.size:
+                self._validate(journal)
             self.model.train()
             while self.progress.step < self.last and not self.progress.finished:
                 record = self._step(data)
@@ -180,6 +204,11 @@ class Trainer:
             self._save(journal)
         finally:
             data.close()
+
+    @property
+    def _every(self) -> int:
+        """Steps between validations."""
+        return self.config.validate_every or self.epoch_steps
 
     def _step(self, data: Prefetch) -> dict[str, Any] | None:
         """One optimizer step; its metrics line, or None where a process was asked to stop."""
@@ -203,7 +232,7 @@ class Trainer:
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         step = self.progress.step
         if not np.isfinite(total):
-            raise ConfigError(
+            raise TrainingDiverged(
                 f"the loss is {total} at step {step}; lower train.lr and train.projector_lr (now "
                 f"{self.config.lr:g} and {self.config.projector_lr:g}) and start anew with --restart"
             )
@@ -238,6 +267,8 @@ class Trainer:
             progress.waited += 1
         progress.seconds += time.perf_counter() - began
         journal.validation({"step": progress.step, **{f"valid/{m}": i.value for m, i in found.items()}})
+        if self.extras.watch is not None and progress.step:
+            self.extras.watch(-(-progress.step // self._every), score)
         if progress.waited >= self.config.patience and progress.step < self.last:
             progress.finished = True
             journal.say(
@@ -265,7 +296,7 @@ class Trainer:
             if best:
                 self.model.load_trainable_state(best[0])
             self.model.eval()
-            if self.main:
+            if self.main and self.extras.save:
                 bundle = export(self.ready, self.progress, metrics, self.world)
             self.accelerator.wait_for_everyone()
         return Outcome(self.run_folder, self.progress.step, self.total, metrics, bundle, stopped)

@@ -19,7 +19,8 @@ from palate.model import Model
 from palate.model.warm import start_from
 from palate.prompting import Template
 from palate.recommender.interests import Interests
-from palate.schema import Event, Ints
+from palate.schema import Event, Features, Ints
+from palate.train import refresh
 from palate.train.mixture import Mixture
 from palate.train.tasks import TEMPLATES, Material
 from palate.train.teacher import Teacher
@@ -51,14 +52,16 @@ class Ready:
     notes: list[str]
     withheld: Ints
     teacher: Teacher | None = None
+    news: refresh.News | None = None
+    """What the adapter that a warm start goes on from has not seen."""
 
 
-def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) -> Ready:
+def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1, dataset: Dataset | None = None) -> Ready:
     """Open the data, compute features on the train split, load the base with fresh LoRA and projectors.
 
-    Raises the errors of each floor; nothing is written but caches.
+    dataset: in the place of the config's own. Raises the errors of each floor; nothing is written but caches.
     """
-    dataset = open_dataset(config)
+    dataset = dataset or open_dataset(config)
     if not len(dataset.histories.interactions.items):
         raise DataError(
             f"training learns from who chose what: expected interactions, {dataset.name} is a catalogue of "
@@ -79,10 +82,12 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) ->
             "training needs item vectors of at least one modality; name one under `features:` (for example "
             "behaviour), or add media to the data set"
         )
+    tables, news = _since(config, dataset, tables)
     model = Model.create(config.model, tables, device=device, seed=config.train.seed)
     if model.soft is not None:
         model.soft.align(split.train.item_ids)
     notes += _warm(model, config.train.start)
+    notes += news.lines() if news else []
     templates = {
         task: prompting.chosen(TEMPLATES.get(task, task), config.prompt) for task in ("embedding", *_used(config))
     }
@@ -119,7 +124,18 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1) ->
     encoders = features.encoders_meta(config.features, tables)
     taught = config.train.teacher
     teacher = None if taught is None else make_teacher(split.train, taught, tables, withheld)
-    return Ready(config, dataset, model, mixture, validator, hashes, encoders, identity, notes, withheld, teacher)
+    return Ready(config, dataset, model, mixture, validator, hashes, encoders, identity, notes, withheld, teacher, news)
+
+
+def _since(
+    config: RunConfig, dataset: Dataset, tables: dict[str, Features]
+) -> tuple[dict[str, Features], refresh.News | None]:
+    """With a warm start: refitted vectors on the adapter's axes, and what the adapter has not seen."""
+    start = config.train.start
+    if start is None:
+        return tables, None
+    tables, aligned = refresh.onto(start, config, tables)
+    return tables, refresh.news(start, dataset, aligned)
 
 
 def _warm(model: Model, start: str | None) -> list[str]:

@@ -81,8 +81,13 @@ class ContentEncoder(Encoder):
 
 
 class CollaborativeEncoder(Encoder):
-    """Encodes items from who chose them. `fit` takes the train split and nothing else."""
+    """Encodes items from who chose them. `fit` takes the train split and nothing else.
 
+    What its vectors mean lies in their products: another fit may come out rotated (`features.align` turns it back).
+    """
+
+    parts: ClassVar[int] = 1
+    """A vector is so many parts of equal width; one rotation of all parts alike leaves its meaning as it is."""
     interactions: Interactions | None = None
 
     def fit(self, interactions: Interactions) -> Self:

@@ -40,6 +40,7 @@ class Behaviour(CollaborativeEncoder):
     """
 
     name = "behaviour"
+    parts = 2
     Options = BehaviourOptions
     options: BehaviourOptions
 
