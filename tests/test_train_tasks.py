@@ -198,6 +198,25 @@ def test_a_cut_history_keeps_its_targets_aligned(made: Material, dataset: Datase
         assert any(ids == u[-len(ids) :] for u in users)
 
 
+def test_skipped_events_leave_what_came_next_as_the_target(made: Material) -> None:
+    skipping = replace(made, skip=0.4)
+    whole, found = of("embedding", made), of("embedding", skipping)
+    shorter = 0
+    for e, full in zip(found, whole, strict=True):
+        user = made.train.user_index[next(u for u in made.train.user_ids if _ids(made.train, made.train.user_index[u])
+                                          == [made.train.item_ids[t] for t in full.targets])]  # fmt: skip
+        ids, start = _ids(made.train, user), int(made.train.indptr[user])
+        assert len(e.reads) == len(e.targets) == len(e.events) == len(e.prompt.history) + 1
+        for item, target, event in zip(e.prompt.history, e.targets[1:], e.events[1:], strict=True):
+            assert made.train.items[event] == target
+            assert ids[event - start - 1] == item  # the item read is the one right before the target
+        assert e.targets[0] == (-1 if e.events[0] > start else made.train.items[start])
+        shorter += len(e.prompt.history) < len(full.prompt.history)
+    assert shorter
+    again = of("embedding", skipping)
+    assert all(same(a, b) for a, b in zip(found, again, strict=True))
+
+
 # --- purity and leaks -------------------------------------------------------------------------------------
 
 

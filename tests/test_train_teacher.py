@@ -63,8 +63,8 @@ def test_it_is_the_softmax_of_the_weighted_zscores() -> None:
 
 
 def test_folds_teach_by_those_who_have_not_seen_it() -> None:
-    config = TeacherConfig(retrievers={"ease:penalty=1": 1.0}, top=9, folds=2)
-    made = teacher.make(TRAIN, config, {}, NOBODY)
+    taught = TeacherConfig(retrievers={"ease:penalty=1": 1.0}, top=9, folds=2)
+    made = teacher.make(TRAIN, taught, {}, NOBODY)
     for fold in (0, 1):
         rest = teacher.without(TRAIN, fold, 2)
         assert rest.user_ids == tuple(u for n, u in enumerate(TRAIN.user_ids) if n % 2 != fold)
@@ -82,9 +82,9 @@ def test_folds_teach_by_those_who_have_not_seen_it() -> None:
 
 
 def test_what_a_user_did_does_not_reach_their_own_targets() -> None:
-    config = TeacherConfig(retrievers={"transition:penalty=1": 1.0}, top=9, folds=4)
+    taught = TeacherConfig(retrievers={"transition:penalty=1": 1.0}, top=9, folds=4)
     other = interactions([[0, 1, 2, 8], [1, 2, 4], [0, 2, 5], [6, 1]])
-    made, changed = teacher.make(TRAIN, config, {}, NOBODY), teacher.make(other, config, {}, NOBODY)
+    made, changed = teacher.make(TRAIN, taught, {}, NOBODY), teacher.make(other, taught, {}, NOBODY)
     # the first user's last event is another one: what they were taught is the same, what others are taught is not
     assert torch.equal(made.chances[:4], changed.chances[:4])
     assert not torch.equal(made.items[4:], changed.items[4:])
@@ -97,9 +97,9 @@ def test_more_folds_than_users_leave_none_to_learn_from() -> None:
 
 
 def test_teachers_that_read_times_are_told_them() -> None:
-    config = TeacherConfig(retrievers={"transition:penalty=1": 1.0}, top=9)
+    taught = TeacherConfig(retrievers={"transition:penalty=1": 1.0}, top=9)
     late = replace(TRAIN, timestamps=TRAIN.timestamps * 1_000)
-    made, slow = teacher.make(TRAIN, config, {}, NOBODY), teacher.make(late, config, {}, NOBODY)
+    made, slow = teacher.make(TRAIN, taught, {}, NOBODY), teacher.make(late, taught, {}, NOBODY)
     assert not torch.equal(made.chances, slow.chances)
 
 

@@ -82,9 +82,8 @@ class Retriever(ABC):
         out[empty] = self.prior()
         if not empty.all():
             known = [h for h in checked if len(h)]
-            aligned = None if times is None else _aligned(checked, times)
-            timed = self.reads_times and aligned is not None
-            out[~empty] = self._timed(known, aligned) if timed else self._scores(known)
+            when = None if times is None else _aligned(checked, times)
+            out[~empty] = self._timed(known, when) if self.reads_times and when is not None else self._scores(known)
         return out
 
     def top(
