@@ -14,7 +14,10 @@ from palate.retrieve import Retriever, best_indices, build, names
 from palate.schema import Features, Interactions
 
 ITEMS = 18
-ALL = ["bpr", "cornac-sasrec", "dense", "ease", "fused", "gru4rec", "itemknn", "popularity", "sasrec", "tiger", "vbpr"]
+ALL = [
+    "bpr", "contentknn", "cornac-sasrec", "dense", "ease", "fused", "gru4rec", "itemknn", "popularity", "sasrec",
+    "tiger", "transition", "vbpr",
+]  # fmt: skip
 
 
 def interactions(sequences: Sequence[Sequence[int]], items: int = ITEMS) -> Interactions:
