@@ -45,7 +45,7 @@ def _finish(figure: Any, path: str | Path, title: str, caption: str) -> Path:
     return path
 
 
-def _smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
+def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
     """Exponential moving average with the start's bias removed (Kingma and Ba, 2015)."""
     total, out = 0.0, []
     for n, value in enumerate(values, 1):
@@ -74,7 +74,7 @@ def learning_curve(
     figure, axis = _canvas(7.0, 3.8)
     steps, values = [s for s, _ in losses], [v for _, v in losses]
     axis.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1)
-    lines = axis.plot(steps, _smooth(values), color=BLUE, linewidth=2, label=f"{loss_label}, smoothed")
+    lines = axis.plot(steps, smooth(values), color=BLUE, linewidth=2, label=f"{loss_label}, smoothed")
     axis.set_xlabel("optimizer step")
     axis.set_ylabel(loss_label, color=BLUE)
     if validation:
