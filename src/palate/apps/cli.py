@@ -20,8 +20,8 @@ from palate.apps import commands
 from palate.errors import PalateError, PalateWarning
 
 ORDER = (
-    "demo", "data", "features", "neighbours", "train", "score", "recommend", "chat", "evaluate", "tune", "explain",
-    "serve", "models", "doctor",
+    "demo", "data", "features", "neighbours", "train", "score", "recommend", "chat", "evaluate", "report", "tune",
+    "explain", "serve", "models", "doctor",
 )  # fmt: skip
 """The order of `palate --help`: as a newcomer meets them. Commands not named here follow by name."""
 
