@@ -27,7 +27,7 @@ from palate.prompting import Serializer
 from palate.prompting.template import load
 from palate.schema import Features, Request
 
-ALL = ("embedding", "generate", "letters", "likelihood", "rating", "yes_no")
+ALL = ("embedding", "generate", "letters", "likelihood", "rated", "rating", "yes_no")
 
 
 @pytest.fixture(scope="module")

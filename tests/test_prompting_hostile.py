@@ -87,7 +87,7 @@ def test_no_text_yields_a_special_token_or_a_slot(text: str, name: str) -> None:
         ids = [prompt.token_ids]
         slots = [(x.modality, x.length) for x in prompt.slots]
         soft = sum(x.length for x in prompt.slots)
-        if name in ("next_item", "yes_no", "rating"):
+        if name in ("next_item", "yes_no", "rating", "rated"):
             for branch in s.branches(template, request, request.candidates):
                 ids.append(branch.token_ids)
                 slots += [(x.modality, x.length) for x in branch.slots]

@@ -23,7 +23,7 @@ EXTRAS = {
     "explain": Extras(facts=("Sci-Fi", "year 1995")),
     "chat": Extras(turns=(("Hello!", "Hi, what do you feel like?"),)),
 }
-BRANCHING = ("next_item", "yes_no", "rating")
+BRANCHING = ("next_item", "yes_no", "rating", "rated")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,10 @@ def test_wording_of_six_domains(tokenizer: Any, name: str, wording: Wording) -> 
     text = serializer(tokenizer, wording=wording).describe(
         serializer(tokenizer, wording=wording).prompt(load(name), REQUEST)
     )
-    assert f"This {wording.person} {wording.verb} these {wording.items}, oldest first" in text
+    told = f"This {wording.person} {wording.verb} these {wording.items}, oldest first"
+    if name == "rated":  # which has no order
+        told = f"How this {wording.person} rates {wording.items}, from 1 to 5"
+    assert told in text
     assert "movie" not in text
 
 
@@ -260,3 +263,24 @@ def test_over_budget_names_the_numbers(tokenizer: Any) -> None:
     s = serializer(tokenizer, max_tokens=64)
     with pytest.raises(BudgetError, match=r"at most 64 tokens \(max_tokens\).*without history it takes \d+: \d+ inst"):
         s.prompt(load("letters"), REQUEST)
+
+
+def test_a_word_tells_of_a_pause_before_the_item(tokenizer: Any) -> None:
+    s = serializer(tokenizer, plans=dict.fromkeys(ITEMS, (("image", 1),)))
+    template = load("sequence_timed")
+    day = 86_400.0
+    events = (Event("1", 0.0), Event("3", 20.0), Event("5", 3 * day), Event("1", None))
+    prompt = s.prompt(template, dataclasses.replace(REQUEST, history=events))
+    assert s.describe(prompt).endswith("‹image×1›‹image×1› days‹image×1›‹image×1›")
+    # the item is still what is read, with the word before it
+    assert [prompt.token_ids[end] == s.encoder.pad for end in prompt.item_ends] == [True] * 4
+
+
+def test_the_same_item_after_another_pause_is_another_line(tokenizer: Any) -> None:
+    s = serializer(tokenizer, plans=dict.fromkeys(ITEMS, (("image", 1),)))
+    template = load("sequence_timed")
+    told = []
+    for gap in (10.0, 4_000.0, 10.0):
+        history = (Event("1", 0.0), Event("3", gap))
+        told.append(s.describe(s.prompt(template, dataclasses.replace(REQUEST, history=history))))
+    assert told[0] == told[2] != told[1]

@@ -15,7 +15,8 @@ from palate.prompting import load, names
 from palate.prompting import template as templates
 
 SHIPPED = [
-    "chat", "explain", "letters", "next_item", "next_item_reviews", "rating", "sequence", "sequence_profile", "yes_no",
+    "chat", "explain", "letters", "next_item", "next_item_reviews", "rated", "rating", "sequence",
+    "sequence_profile", "sequence_timed", "yes_no",
 ]  # fmt: skip
 YES_NO: dict[str, Any] = {
     "name": "mine",

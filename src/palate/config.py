@@ -162,7 +162,7 @@ class ModelConfig(Config):
 
 # --- training ---------------------------------------------------------------------------------------
 
-TASKS = ("embedding", "next_title", "yes_no", "letters", "rating")
+TASKS = ("embedding", "next_title", "yes_no", "letters", "rating", "rated")
 
 
 class TasksConfig(Config):
@@ -177,6 +177,8 @@ class TasksConfig(Config):
     yes_no: float = Field(0.25, ge=0)
     letters: float = Field(0.25, ge=0)
     rating: float = Field(0.25, ge=0)
+    rated: float = Field(0.0, ge=0)
+    """The rating of every item of a whole history, given the others: one example for each user with ratings."""
 
 
 class TeacherConfig(Config):
@@ -188,6 +190,9 @@ class TeacherConfig(Config):
     """Of the loss; the rest is for the item that came next."""
     top: int = Field(100, ge=2)
     """Likeliest items kept of each distribution."""
+    folds: int = Field(1, ge=1)
+    """Parts the users fall into: each is taught by retrievers fitted on the others, who have not seen what they teach.
+    1 fits one set on all users."""
 
 
 class TrainConfig(Config):
@@ -204,6 +209,8 @@ class TrainConfig(Config):
     max_steps: int | None = Field(None, ge=1)
     until: float | None = Field(None, gt=0)
     """Stop after this many epochs of the schedule that `epochs` sets; a later run may go on from there."""
+    skip: float = Field(0.0, ge=0, lt=1)
+    """Chance that the embedding task leaves an event out of a history it shows (what came next stays the target)."""
     batch_tokens: int = Field(4096, ge=64)
     """Token budget of one pack (one forward pass of one process)."""
     accumulate: int = Field(1, ge=1)
@@ -228,8 +235,8 @@ class TrainConfig(Config):
     """Validations without a better NDCG@10 before training stops early."""
     gradient_checkpointing: bool = False
     protocol: str = "loo-full"
-    """What training must not see, and what validation asks: loo-full, temporal, or cold-items, which keeps whole items
-    out; options as `palate evaluate --protocol` takes them."""
+    """What training must not see, and what validation asks: loo-full, temporal, cold-items or cold-users, which keep
+    whole items or users out, or rating, which keeps a share of all ratings out; options as for `--protocol`."""
 
 
 class RunConfig(Config):

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palate.data.coldusers import cold_users
+from palate.data.rated import rated
 from palate.data.splits import Split, cold_items, leave_one_out, temporal
 from palate.errors import ConfigError, DataError, did_you_mean
 from palate.schema import Bools, Event, Interactions, Ints, Request
 
 Part = Literal["valid", "test"]
-SplitBy = Literal["user", "time", "item", "newcomer"]
+Times = NDArray[np.float64]
+SplitBy = Literal["user", "time", "item", "rating", "newcomer"]
 SPLITS: Mapping[SplitBy, Callable[..., Split]] = {
-    "user": leave_one_out, "time": temporal, "item": cold_items, "newcomer": cold_users,
+    "user": leave_one_out, "time": temporal, "item": cold_items, "rating": rated,
+    "newcomer": cold_users,
 }  # fmt: skip
 SEED = 1
 
@@ -41,6 +45,8 @@ class EvalCase:
     history: Ints
     positive: int
     candidates: Ints | None = None
+    times: Times | None = None
+    """Seconds of each event of the history, float64 [H], NaN where unknown."""
 
     def allowed(self, items: int) -> Bools:
         """The columns of a whole-catalogue score row that take part in the ranking: bool [N]."""
@@ -140,6 +146,8 @@ class Protocol:
         """What a positive is ranked among."""
         if self.split_by == "item":
             return "all held-out items the user has not otherwise chosen"
+        if self.split_by == "rating":
+            return "each held-out rating by itself"
         if self.negatives is None:
             return "all unseen items"
         return f"the positive and {self.negatives} uniform unseen items"
@@ -160,6 +168,11 @@ class Protocol:
         A user with fewer unseen items than `negatives` gets them all, a shorter list. Where items are held out,
         a test list holds those only and a validation list the others only.
         """
+        if self.split_by == "rating":
+            raise ConfigError(
+                f"protocol {self.label} asks how items are rated, not which one comes next; run it with "
+                f"`palate evaluate --protocol {self.name}`, or take loo-full, loo-20 or temporal"
+            )
         split = self.split(interactions)
         able = self.askable(split, part)
         if not len(able):
@@ -171,7 +184,8 @@ class Protocol:
             raise ConfigError(f"expected at least 1 user to evaluate, got {users}")
         if users is not None and users < len(able):
             able = np.sort(np.random.default_rng(seed).choice(able, users, replace=False))
-        return [self._case(interactions, split, int(u), seed, part) for u in able]
+        cases = (self._case(interactions, split, int(u), seed, part) for u in able)
+        return [replace(c, times=_times(interactions, c.user, c.history)) for c in cases]
 
     def askable(self, split: Split, part: Part = "test") -> Ints:
         """Numbers of the users who have an item in `part` and something known before it."""
@@ -196,6 +210,18 @@ class Protocol:
         drawn = draw_unseen(rng, len(interactions.item_ids), taken, self.negatives)
         order = sorted([positive, *drawn.tolist()], key=lambda i: _digest(user_id, interactions.item_ids[i]))
         return EvalCase(user, user_id, known, positive, np.array(order, dtype=np.int64))
+
+
+def _times(interactions: Interactions, user: int, history: Ints) -> Times:
+    """When the events of a history happened. Each is the earliest that fits, as in `in_order`."""
+    start, items = int(interactions.indptr[user]), interactions.sequence(user)
+    if np.array_equal(items[: len(history)], history):
+        return interactions.timestamps[start : start + len(history)]
+    places: list[int] = []
+    for n, item in enumerate(items.tolist()):
+        if len(places) < len(history) and item == history[len(places)]:
+            places.append(start + n)
+    return interactions.timestamps[places]
 
 
 def in_order(events: Iterable[Event], item_ids: Sequence[str]) -> tuple[Event, ...]:
@@ -271,12 +297,17 @@ PROTOCOLS: dict[str, Protocol] = {
             "users held out of training with all their events; the last item of each, ranked among all unseen items",
             {"share": 0.1, "seed": 1},
         ),
+        Protocol(
+            "rating", 1, "rating", None, ("RMSE", "MAE"),
+            "a random share of all ratings held out, each predicted from the user's other ratings",
+            {"share": 0.2, "seed": 1},
+        ),
     )
 }  # fmt: skip
 
 
 def protocol(text: str) -> Protocol:
-    """The protocol a text names (`loo-full`, `loo-20`, `temporal`, `cold-items`), with the options of its split.
+    """The protocol a text names (`loo-full`, `loo-20`, `temporal`, `cold-items`, `rating`), with its split's options.
 
     `cold-items:share=0.2:seed=3` holds out another fifth of the items, `temporal:test_share=0.2` asks about the
     newest fifth of the events. A ConfigError lists the choices.

@@ -14,6 +14,7 @@ from palate.prompting import budget
 from palate.prompting.context import situated, zone_of
 from palate.prompting.draft import Draft, check_marks, join_lists
 from palate.prompting.encode import Layout, TextEncoder, ints
+from palate.prompting.gap import gap_words
 from palate.prompting.lines import Entry, Line, Lines, Show
 from palate.prompting.template import Template
 from palate.prompting.text import (
@@ -133,8 +134,11 @@ class Serializer:
     def _kept(self, template: Template, events: Sequence[Event], values: Mapping[str, object], room: int) -> list[Line]:
         """The newest history lines that fit, oldest first. Older lines are not even rendered."""
         kept: list[Line] = []
+        timed = "gap" in template.uses("history_item")
         for stop in range(len(events), 0, -_CHUNK):
-            chunk = [Entry(e.item_id, e) for e in events[max(0, stop - _CHUNK) : stop]]
+            start = max(0, stop - _CHUNK)
+            gaps = gap_words(events, start, stop, template.language) if timed else [""] * (stop - start)
+            chunk = [Entry(e.item_id, e, gap=g) for e, g in zip(events[start:stop], gaps, strict=True)]
             lines = self._lines.make(template, "history_item", chunk, values)
             fit = budget.keep((len(line.token_ids) for line in reversed(lines)), room)
             kept = lines[len(lines) - fit :] + kept
@@ -195,9 +199,7 @@ class Serializer:
 
     def _layout(self, template: Template, system: bool, turns: int = 0) -> Layout:
         roles = ("system",) * system + ("user", "assistant") * turns + ("user",)
-        return self.encoder.layout(
-            roles, chat=template.chat, language=template.language, opening=template.mode != "embedding"
-        )
+        return self.encoder.layout(roles, chat=template.chat, language=template.language, opening=not template.dense)
 
     # --- candidates and answers ---------------------------------------------------------------------
 
@@ -277,7 +279,7 @@ class Serializer:
 
     def _older(self, template: Template, request: Request) -> int:
         """How many of the oldest events the template's window leaves out."""
-        cap = self.config.max_sequence if template.mode == "embedding" else self.config.max_history
+        cap = self.config.max_sequence if template.dense else self.config.max_history
         return max(0, len(request.history) - cap)
 
     @property

@@ -26,13 +26,13 @@ from pydantic import Field
 from palate.config import Config, PromptConfig, read_yaml
 from palate.errors import ConfigError, TemplateError, did_you_mean
 
-Mode = Literal["likelihood", "yes_no", "letters", "rating", "explain", "chat", "embedding"]
+Mode = Literal["likelihood", "yes_no", "letters", "rating", "rated", "explain", "chat", "embedding"]
 
 _REQUEST = ("wording", "labels", "profile", "context", "query")
 VARIABLES: dict[str, tuple[str, ...]] = {
     "system": (*_REQUEST, "history", "candidates", "facts"),
     "user": (*_REQUEST, "history", "candidates", "facts"),
-    "history_item": ("wording", "item", "event", "media"),
+    "history_item": ("wording", "item", "event", "gap", "media"),
     "candidate_item": ("wording", "item", "label", "media"),
     "branch": (*_REQUEST, "item", "media"),
     "answer": ("wording", "item"),
@@ -43,6 +43,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "likelihood": ("answer",),
     "yes_no": ("branch", "labels"),
     "rating": ("branch", "labels"),
+    "rated": ("branch", "labels"),
     "letters": ("candidate_item", "labels"),
 }
 _MAY: dict[str, tuple[str, ...]] = {**_NEEDS, "explain": ("candidate_item",), "chat": ("candidate_item",)}
@@ -119,6 +120,11 @@ class Template:
     def branching(self) -> bool:
         """Whether a candidate's branch goes on inside the user's turn (yes/no, rating)."""
         return self.has("branch")
+
+    @property
+    def dense(self) -> bool:
+        """Whether the history is one packed sequence read at every item: long, and no answer is asked for in words."""
+        return self.mode in ("embedding", "rated")
 
     @property
     def lists_candidates(self) -> bool:

@@ -35,7 +35,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     positions: list[tuple[int, int]] = field(default_factory=list)
-    best_score: float = -1.0
+    best_score: float = -1e9
     best_step: int = 0
     waited: int = 0
     """Validations since the best one."""

@@ -8,9 +8,9 @@ none waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from palate.engine.pack import concat
 from palate.errors import BudgetError
 from palate.schema import Ints, Pack
-from palate.train.tasks import IGNORE, Example
+from palate.train.task import IGNORE, Example
 
 AHEAD = 3
 """Packs built in the background while one is trained on."""
@@ -55,7 +55,8 @@ class Batch:
     reads, targets, events: int64 [R], pack positions whose query must find that catalogue index, which is that of
     this train event.
     answers, labels: int64 [A], pack positions that must predict that token; answer_tasks: int64 [A], task
-    numbers. counts: float64 [tasks], supervised targets of each task. embedding: that task's number, or -1.
+    numbers. choices: task number -> int64 [L], the tokens its labels are told from, where those are few.
+    counts: float64 [tasks], supervised targets of each task. embedding: that task's number, or -1.
     after: the data position behind this pack.
     """
 
@@ -69,6 +70,7 @@ class Batch:
     counts: np.ndarray
     embedding: int
     after: Position
+    choices: Mapping[int, Ints] = field(default_factory=dict)
 
 
 def collate(examples: Sequence[Example], names: Sequence[str], after: Position) -> Batch:
@@ -89,9 +91,10 @@ def collate(examples: Sequence[Example], names: Sequence[str], after: Position) 
     counts = np.bincount(answer_tasks, minlength=len(names)).astype(np.float64)
     if embedding >= 0:
         counts[embedding] += sum(map(len, reads))
+    choices = {list(names).index(e.task): np.asarray(e.choices, dtype=np.int64) for e in examples if e.choices}
     return Batch(
         concat([e.prompt for e in examples]), np.concatenate(reads), np.concatenate(targets), np.concatenate(events),
-        np.concatenate(answers), np.concatenate(labels), answer_tasks, counts, embedding, after,
+        np.concatenate(answers), np.concatenate(labels), answer_tasks, counts, embedding, after, choices,
     )  # fmt: skip
 
 

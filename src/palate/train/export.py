@@ -10,6 +10,7 @@ from typing import Any
 
 from palate import features
 from palate.data import coldusers
+from palate.data.rated import RatedSplit, held_out_ratings
 from palate.data.splits import held_out_record
 from palate.evaluate import protocol
 from palate.model import bundle
@@ -19,6 +20,7 @@ from palate.train.prepare import Ready
 HELD_OUT = {
     "user": "the last two events of every user with three or more",
     "time": "the validation and the test period",
+    "rating": "the held-out ratings, and those kept for validation",
     "newcomer": "the held-out users, and the last two events of every other user with three or more",
     "item": "the held-out items with all their events, and the last two events of every user with three or more",
 }
@@ -33,6 +35,8 @@ def output_folder(ready: Ready) -> Path:
 
 def export(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world: int) -> Path:
     """Save the model's current weights as a bundle; returns its folder."""
+    if ready.model.soft is not None:  # rows that only training needs stay behind
+        ready.model.soft.align(ready.dataset.catalog.item_ids)
     return bundle.save(output_folder(ready), ready.model, describe(ready, progress, metrics, world))
 
 
@@ -49,6 +53,8 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
         unseen = {"held_out_items": held_out_record(events.item_ids, ready.withheld, **held.options)}
     elif held.split_by == "newcomer":
         unseen = {"held_out_users": coldusers.held_out_record(events.user_ids, **held.options)}
+    if isinstance(split := held.split(events), RatedSplit):
+        unseen = {"held_out_ratings": held_out_ratings(split, held.options["share"], held.options["seed"])}
     return {
         "name": config.name,
         "data": {

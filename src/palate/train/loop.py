@@ -24,7 +24,6 @@ from palate.train.journal import Journal
 from palate.train.prepare import Ready, prepare
 from palate.train.schedule import rate
 from palate.train.update import Measured, Update
-from palate.train.validate import HEADLINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +255,7 @@ class Trainer:
         began = time.perf_counter()
         ranks = gather_object(self.ready.validator.ranks(self.model))
         found = self.ready.validator.summary(ranks)
-        score = found[HEADLINE].value
+        score = self.ready.validator.sign * found[self.ready.validator.headline].value
         progress = self.progress
         if score > progress.best_score:
             progress.best_score, progress.best_step, progress.waited = score, progress.step, 0
@@ -272,8 +271,8 @@ class Trainer:
         if progress.waited >= self.config.patience and progress.step < self.last:
             progress.finished = True
             journal.say(
-                f"stopped early: {progress.waited} validations without a better {HEADLINE} than "
-                f"{progress.best_score:.4f} at step {progress.best_step}"
+                f"stopped early: {progress.waited} validations without a better {self.ready.validator.headline} than "
+                f"{abs(progress.best_score):.4f} at step {progress.best_step}"
             )
 
     def _save(self, journal: Journal) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from palate.config import TASKS, TasksConfig
 from palate.errors import ConfigError, DataError, did_you_mean
 from palate.schema import Ints
-from palate.train.tasks import MAKE, Example, Material, Task
+from palate.train.task import Example, Material, Task
+from palate.train.tasks import MAKE
 
 
 class Mixture:

@@ -13,6 +13,7 @@ import numpy as np
 from palate import features, prompting
 from palate.config import RunConfig
 from palate.data import Dataset
+from palate.data.rated import RatedSplit
 from palate.errors import DataError, FeatureError
 from palate.evaluate import protocol
 from palate.model import Model
@@ -22,7 +23,9 @@ from palate.recommender.interests import Interests
 from palate.schema import Event, Features, Ints
 from palate.train import refresh
 from palate.train.mixture import Mixture
-from palate.train.tasks import TEMPLATES, Material
+from palate.train.rated import RatingValidator, crossfitted, rating_mode
+from palate.train.task import Material
+from palate.train.tasks import TEMPLATES
 from palate.train.teacher import Teacher
 from palate.train.teacher import make as make_teacher
 from palate.train.validate import Validator
@@ -45,7 +48,7 @@ class Ready:
     dataset: Dataset
     model: Model
     mixture: Mixture
-    validator: Validator
+    validator: Validator | RatingValidator
     templates: dict[str, str]
     encoders: dict[str, Any]
     identity: dict[str, Any]
@@ -86,6 +89,7 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1, da
     model = Model.create(config.model, tables, device=device, seed=config.train.seed)
     if model.soft is not None:
         model.soft.align(split.train.item_ids)
+    rows = crossfitted(config, split.train, model)
     notes += _warm(model, config.train.start)
     notes += news.lines() if news else []
     templates = {
@@ -102,18 +106,22 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1, da
         withheld,
         serializer.interests,
         _texts(dataset, templates.values()),
+        rows,
+        config.train.skip,
     )
-    validator = Validator(
-        dataset.histories.interactions,
-        serializer,
-        templates["embedding"],
-        protocol=held,
-        users=config.train.validate_users,
-        budget=config.train.batch_tokens,
-        profiles=dataset.users,
-        rank=rank,
-        world=world,
-    )
+    share: dict[str, Any] = {
+        "users": config.train.validate_users,
+        "budget": config.train.batch_tokens,
+        "profiles": dataset.users,
+        "rank": rank,
+        "world": world,
+    }
+    validator: Validator | RatingValidator
+    if isinstance(split, RatedSplit):
+        validator = RatingValidator(split, serializer, rating_mode(config.train), **share)
+    else:
+        interactions = dataset.histories.interactions
+        validator = Validator(interactions, serializer, templates["embedding"], protocol=held, **share)
     hashes = {config.prompt.template(TEMPLATES.get(task, task)): t.hash for task, t in templates.items()}
     mixture = Mixture(material, config.train.tasks, config.train.seed)
     identity = identify(config, dataset, model, hashes, world)

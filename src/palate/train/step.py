@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from palate.model import Model
 from palate.schema import Ints
 from palate.train.collate import Batch
+from palate.train.rated import scale_loss
 from palate.train.teacher import Teacher
 
 NO_ITEMS: Ints = np.empty(0, dtype=np.int64)
@@ -57,11 +58,20 @@ class TrainingStep(nn.Module):
 
                 loss = _chunked(matched, len(items), rows, _to(batch.targets, hidden), _to(batch.events, hidden))
                 sums = sums.index_add(0, torch.tensor([batch.embedding], device=hidden.device), loss.sum()[None])
-            if len(batch.answers):
-                rows = hidden[_to(batch.answers, hidden)]
+            for task, tokens in batch.choices.items():
+                mine = batch.answer_tasks == task
+                rows, levels = (
+                    hidden[_to(batch.answers[mine], hidden)],
+                    np.argmax(batch.labels[mine, None] == tokens, 1),
+                )
+                loss = scale_loss(self.model.logits(rows, _to(tokens, hidden)), _to(levels, hidden))
+                sums = sums.index_add(0, torch.tensor([task], device=hidden.device), loss.sum()[None])
+            free = ~np.isin(batch.answer_tasks, list(batch.choices))
+            if free.any():
+                rows = hidden[_to(batch.answers[free], hidden)]
                 width = self.model.lm.get_output_embeddings().weight.shape[0]
-                loss = _chunked(self._answered, width, rows, _to(batch.labels, hidden))
-                sums = sums.index_add(0, _to(batch.answer_tasks, hidden), loss)
+                loss = _chunked(self._answered, width, rows, _to(batch.labels[free], hidden))
+                sums = sums.index_add(0, _to(batch.answer_tasks[free], hidden), loss)
         return sums
 
     def _answered(self, rows: Tensor, labels: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ class Validator:
     rank, world: the share of this process.
     """
 
+    headline, sign = HEADLINE, 1.0
+    """What the best weights are chosen by, and 1 where higher is better."""
+
     def __init__(
         self,
         interactions: Interactions,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from palate.apps.ratings import check_options, rate
 from palate.apps.shared import command_line
 from palate.errors import ConfigError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from palate.evaluate import Result, System
     from palate.evaluate.bench import Bench
     from palate.evaluate.modalities import Study
+    from palate.evaluate.rating import RatingResult
 
 Bars = Callable[[str, int, int], None]
 
@@ -29,10 +31,15 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data set folder.")],
     adapter: Annotated[list[Path] | None, typer.Option("-a", "--adapter", help="Adapter bundle; repeatable.")] = None,
     against: Annotated[
-        str, typer.Option(help="Baselines, comma-separated; options as ease:penalty=500:recency=10.")
+        str, typer.Option(
+            help="Baselines, comma-separated; options as ease:penalty=500:recency=10, mixtures as ease:recency=10+sasrec."
+        )
     ] = "popularity",
     protocol: Annotated[
-        str, typer.Option(help="loo-full, loo-20, temporal or cold-items; options as cold-items:share=0.2:seed=3.")
+        str,
+        typer.Option(
+            help="loo-full, loo-20, temporal, cold-items, cold-users or rating; options as cold-items:share=0.2:seed=3."
+        ),
     ] = "loo-20",
     metrics: Annotated[
         str, typer.Option(help="Other metrics than the protocol's, the headline first, as NDCG@10,MAP@10,Precision@5.")
@@ -61,7 +68,7 @@ def evaluate(
     """
     from palate.data import Dataset
     from palate.evaluate import protocol as named
-    from palate.evaluate.baselines import parse
+    from palate.evaluate.baselines import parts_of
     from palate.evaluate.bench import Bench
     from palate.evaluate.report import check_output
     from palate.evaluate.run import measured_by
@@ -71,9 +78,17 @@ def evaluate(
     chosen = measured_by(named(protocol), _split(metrics))
     if output:
         check_output(output)
+    if chosen.split_by == "rating":
+        odd = {"--fuse": fuse, "--ablate": ablate, "--untuned": untuned, "--metrics": metrics, "--diversity": diversity}
+        check_options(against, odd)
+        with _bars() as bars:
+            modes = _split(mode or "")
+            rated = rate(folder, chosen, adapter or [], modes, users=users, seed=seed, record=record, bars=bars)
+        _show_rated(rated, output, as_json)
+        return
     baselines, mixed, modes, adapters = _split(against), _split(fuse), _split(mode or ""), adapter or []
     for name in [*baselines, *mixed]:
-        parse(name)  # a wrong name fails before anything is loaded or fitted
+        parts_of(name)  # a wrong name fails before anything is loaded or fitted
     if record and not adapters:
         raise ConfigError("--record puts numbers onto an adapter's card; name the adapter with -a")
     if not (baselines or adapters or untuned or mixed):
@@ -139,7 +154,7 @@ def _record(bench: Bench, modes: list[str], systems: list[System], result: Resul
     from palate.model import bundle
 
     folder, recommender = next(iter(bench.adapters.items()))
-    fused = [s.learned for s in systems if isinstance(s, FusedSystem)]
+    fused = [s.learned for s in systems if isinstance(s, FusedSystem) and s.asked_about]
     best = max(fused, key=lambda learned: learned.value, default=None)
     mode = next(iter(modes), recommender.default_mode)
     decision = None if best is None else best.decision(systems[0].name, mode)
@@ -184,6 +199,17 @@ def _show_study(study: Study, output: Path | None, as_json: bool) -> None:
         typer.echo(to_json(study, command=command_line()), nl=False)
     else:
         _print([tables(study)], output)
+
+
+def _show_rated(result: RatingResult, output: Path | None, as_json: bool) -> None:
+    from palate.evaluate.rating_output import tables, to_json, write
+
+    if output:
+        write(result, output)
+    if as_json:
+        typer.echo(to_json(result), nl=False)
+    else:
+        _print(list(tables(result)), output)
 
 
 def _print(shown: list[Any], output: Path | None) -> None:
