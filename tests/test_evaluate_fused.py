@@ -195,12 +195,41 @@ def test_command_end_to_end(run, tmp_path, tiny_base):
     assert "learned on the validation items of 40 users" in report.read_text()
 
 
+def test_a_mixture_may_be_a_baseline(run, tmp_path, tiny_base):
+    data = planted_data(tmp_path / "data")
+    folder = planted_bundle(tmp_path / "mine", tiny_base, data)
+    mixture = "ease:recency=10+popularity"
+    done = run(
+        data.folder, "-a", folder, "--against", f"{mixture},ease:recency=10", "--fuse", "ease", "--json", "--record"
+    )
+    assert done.exit_code == 0, done.output
+    systems = {s["name"]: s for s in json.loads(done.stdout)["systems"]}
+    assert list(systems)[2:] == ["mine (embedding)", mixture, "ease:recency=10", "ease"]
+    assert list(systems[mixture]["about"]["weights"]) == ["ease:recency=10", "popularity"]
+    assert "validation" not in systems[mixture]["about"]  # a baseline never stands for the system asked about
+    assert bundle.read_meta(folder)["decision"]["parts"] == ["adapter", "ease"]
+
+
+def test_drawn_lists_are_learned_by_likelihood(monkeypatch):
+    asked = []
+    plain, drawn = fused.fit_weights, fused.fit_likelihood
+    monkeypatch.setattr(fused, "fit_weights", lambda *a, **k: asked.append("ndcg") or plain(*a, **k))
+    monkeypatch.setattr(fused, "fit_likelihood", lambda *a, **k: asked.append("likelihood") or drawn(*a, **k))
+    parts = [Seer("good", 2.0), Seer("noise", 0.0, 1)]
+    for setting in (FULL, TWENTY):
+        [found] = learn(parts, setting, DATA, ["zscore"], 1)
+        assert found.weights[0] > found.weights[1]
+    assert asked == ["ndcg", "likelihood"]
+
+
 def test_command_mistakes(run, tmp_path):
     data = planted_data(tmp_path / "data")
     for words, error in {
         ("--fuse", "eas"): "no baseline is called 'eas'; did you mean 'ease'",
         ("--fuse", "ease", "--against", ""): "or two retrievers; got ease",
         ("--fuse", "ease", "--record"): "name the adapter with -a",
+        ("--against", "ease+eas"): "no baseline is called 'eas'; did you mean 'ease'",
+        ("--against", "ease+ease"): "a mixture takes each baseline once, got 'ease+ease'",
     }.items():
         done = run(data.folder, *words)
         assert isinstance(done.exception, ConfigError)

@@ -220,3 +220,17 @@ def test_cases_are_frozen():
     case = EvalCase(0, "u0", np.array([1]), 2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         case.positive = 3
+
+
+def test_cases_tell_when_their_history_happened():
+    data = random_interactions(users=30)
+    for text in ("loo-full", "temporal", "cold-items:share=0.3"):
+        for part in ("valid", "test"):
+            for case in protocol(text).cases(data, part=part):
+                start = data.indptr[case.user]
+                own = data.items[start : data.indptr[case.user + 1]].tolist()
+                assert len(case.times) == len(case.history)
+                assert (np.diff(case.times) >= 0).all()
+                for item, time in zip(case.history, case.times, strict=True):
+                    at = np.flatnonzero(data.timestamps[start : data.indptr[case.user + 1]] == time)
+                    assert item in [own[n] for n in at]

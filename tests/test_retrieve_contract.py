@@ -86,6 +86,18 @@ def test_a_row_does_not_depend_on_its_batch(retriever: Retriever) -> None:
         np.testing.assert_allclose(retriever.scores([history])[0], whole[n], atol=1e-6)
 
 
+def test_times_of_events_are_taken_by_all(retriever: Retriever) -> None:
+    histories = [ints(1, 2), ints(), ints(0, 7, 3)]
+    times = [np.array([0.0, 5.0]), np.array([]), np.array([0.0, np.nan, 9.0])]
+    timed = retriever.scores(histories, times)
+    assert timed.shape == (3, ITEMS)
+    assert np.isfinite(timed).all()
+    if not retriever.reads_times:
+        np.testing.assert_array_equal(timed, retriever.scores(histories))
+    with pytest.raises(RequestError, match="expected a time for each event of 3 histories, got 2 rows"):
+        retriever.scores(histories, times[:2])
+
+
 def test_an_empty_history_scores_by_popularity(retriever: Retriever) -> None:
     counts = np.bincount(train().items, minlength=ITEMS)
     np.testing.assert_allclose(retriever.scores([ints()])[0], counts / counts.max(), rtol=1e-6)

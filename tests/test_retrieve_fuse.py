@@ -11,7 +11,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from palate.errors import ConfigError, FeatureError
 from palate.retrieve import build
 from palate.retrieve.fuse import (
+    NORMALISE,
     Fused,
+    fit_likelihood,
     fit_weights,
     ndcg,
     normalised_zscore,
@@ -89,6 +91,33 @@ def test_learned_weights_find_the_useful_table() -> None:
     assert learned > max(alone)
     assert learned >= ndcg(zscore([noise, useful, second]), targets)
     np.testing.assert_array_equal(fit_weights([noise, useful * 100, second + 7], targets), weights)
+
+
+def test_likelihood_weights_are_those_of_a_conditional_logit() -> None:
+    rng = np.random.default_rng(4)
+    tables = [rng.standard_normal((4_000, 20)).astype(np.float32) for _ in range(3)]
+    utility = 1.2 * NORMALISE["zscore"](tables[0]) + 0.4 * NORMALISE["zscore"](tables[1])
+    targets = (utility + rng.gumbel(size=utility.shape)).argmax(axis=1)  # a soft-max choice by those weights
+    weights = fit_likelihood(tables, targets)
+    np.testing.assert_allclose(weights, [0.75, 0.25, 0.0], atol=0.03)
+    again = fit_likelihood([tables[0] * 50 - 3, *tables[1:]], targets)
+    np.testing.assert_allclose(again, weights, atol=1e-4)
+
+
+def test_likelihood_takes_lists_of_any_length_and_what_is_not_proposed() -> None:
+    rng = np.random.default_rng(5)
+    good, noise = (rng.standard_normal((400, 8)).astype(np.float32) for _ in range(2))
+    targets = rng.integers(0, 4, 400)
+    good[np.arange(400), targets] += 1.5
+    good[:200, 5:] = noise[:200, 5:] = -np.inf  # shorter lists
+    noise[7, targets[7]] = -np.inf  # one that a part does not propose says nothing of weights
+    weights = fit_likelihood([good, noise], targets)
+    assert weights[0] > 0.9
+    assert weights.sum() == pytest.approx(1)
+    flat = np.zeros((400, 8), dtype=np.float32)
+    np.testing.assert_allclose(fit_likelihood([flat, flat], targets), [0.5, 0.5])
+    with pytest.raises(ConfigError, match="needs a validation target that every table has a score for"):
+        fit_likelihood([flat, flat], np.full(400, -1))
 
 
 def test_weights_never_lose_to_the_best_table_alone() -> None:

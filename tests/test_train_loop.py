@@ -422,7 +422,7 @@ def test_overrides_are_yaml_and_checked(config: Path) -> None:
         read_config(config, ["name=[1"])
 
 
-@pytest.mark.parametrize("name", ["ml-100k", "ml-100k-ranking", "demo", "modalities"])
+@pytest.mark.parametrize("name", ["ml-100k", "demo", "modalities"])
 def test_shipped_configs_are_valid(name: str) -> None:
     file = Path(__file__).parent.parent / "configs" / f"{name}.yaml"
     assert read_config(file).name == name

@@ -52,6 +52,19 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     return retrieve.parse(text)
 
 
+def parts_of(text: str) -> list[str]:
+    """`ease:recency=10+sasrec` -> ["ease:recency=10", "sasrec"]: the baselines that one given on a command line mixes.
+
+    Raises as `parse` does, and ConfigError where a part comes twice.
+    """
+    parts = [part.strip() for part in text.split("+")]
+    for part in parts:
+        parse(part)
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"a mixture takes each baseline once, got {text!r}")
+    return parts
+
+
 def baseline(
     text: str, train: Interactions, features: Mapping[str, Features] | None = None, name: str | None = None
 ) -> RetrieverSystem:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palate.errors import ConfigError
-from palate.evaluate.baselines import RecommenderSystem, base_of, baseline, features_for, parse
+from palate.evaluate.baselines import RecommenderSystem, base_of, baseline, features_for, parse, parts_of
 from palate.evaluate.beyond import LikenessOf
 from palate.evaluate.cold import check_held_out
 from palate.evaluate.diverse import DiverseSystem
@@ -70,9 +70,21 @@ class Bench:
         recommender = Recommender.load(base_of(next(iter(self.adapters), None)), data=self.data)
         return [RecommenderSystem(recommender, self.data, "likelihood", "untuned base (likelihood)")]
 
-    def baselines(self, names: Sequence[str]) -> list[System]:
-        """Retrievers fitted on the train split; those that read features take the first adapter's, if it has them."""
-        return [baseline(name, self.train, self._features(name)) for name in names]
+    def baselines(self, names: Sequence[str], report: Report | None = None) -> list[System]:
+        """Retrievers fitted on the train split; those that read features take the first adapter's, if it has them.
+
+        `ease+sasrec` mixes the z-scores of both, with weights learned on the validation part.
+        """
+        alone = dict.fromkeys(part for name in names for part in parts_of(name))
+        mixed = {part for name in names if len(parts_of(name)) > 1 for part in parts_of(name)}
+        fitted: dict[str, System] = {name: baseline(name, self.train, self._features(name)) for name in alone}
+        known = {name: Kept(system) if name in mixed else system for name, system in fitted.items()}
+        return [known[name] if name in known else self._mixture(name, known, report) for name in names]
+
+    def _mixture(self, name: str, known: Mapping[str, System], report: Report | None) -> System:
+        parts = [known[part] for part in parts_of(name)]
+        [learned] = learn(parts, self.protocol, self.data.histories.interactions, ["zscore"], self.seed, report)
+        return FusedSystem(parts, learned, name)
 
     def _features(self, name: str) -> dict[str, Features]:
         kind, options = parse(name)

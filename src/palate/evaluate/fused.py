@@ -12,7 +12,7 @@ from palate.errors import ConfigError
 from palate.evaluate.protocol import EvalCase, Protocol
 from palate.evaluate.run import System
 from palate.recommender.fused import ADAPTER
-from palate.retrieve.fuse import FUSE, Method, fit_weights, ndcg
+from palate.retrieve.fuse import FUSE, Method, fit_likelihood, fit_weights, ndcg
 from palate.schema import Floats, Interactions, Ints
 
 TITLES: dict[Method, str] = {"zscore": "fused (z-scores)", "reciprocal_rank": "fused (reciprocal ranks)"}
@@ -69,15 +69,21 @@ class Learned:
 
 
 class FusedSystem:
-    """Weighted sum of its parts' scores, normalised over each case's candidates: z-scores or reciprocal ranks."""
+    """Weighted sum of its parts' scores, normalised over each case's candidates: z-scores or reciprocal ranks.
 
-    def __init__(self, parts: Sequence[System], learned: Learned) -> None:
+    name: that of a mixture which is a baseline; None for one that is asked about (`asked_about`).
+    """
+
+    def __init__(self, parts: Sequence[System], learned: Learned, name: str | None = None) -> None:
         self.parts, self.learned = parts, learned
-        self.name = TITLES[learned.method]
+        self.name = name or TITLES[learned.method]
+        self.asked_about = name is None
         self.batch = min(part.batch for part in parts)
         weights = dict(zip(learned.parts, learned.weights, strict=True))
         note = f"{learned}; its seconds are those of mixing alone"
-        self.about: dict[str, Any] = {"note": note, "weights": weights, "validation": learned.value}
+        self.about: dict[str, Any] = {"note": note, "weights": weights}
+        if self.asked_about:
+            self.about["validation"] = learned.value
 
     def score(self, cases: Sequence[EvalCase]) -> list[Floats]:
         """Scores in the order of `case.items(N)`; a candidate some part does not propose stays at -inf."""
@@ -104,8 +110,9 @@ def learn(
 ) -> list[Learned]:
     """Weights of each method, learned on the validation part of `protocol` and nothing else.
 
-    parts: systems fitted on the protocol's train split, each with a name of its own. They raise NDCG@k, k that of the
-    protocol's first metric, over a seeded draw of as many users as their scores fit in memory. progress: as for
+    parts: systems fitted on the protocol's train split, each with a name of its own. The weights raise NDCG@k in full
+    rankings, k that of the protocol's first metric, and the likelihood of the positives in drawn lists (a draw's NDCG@1
+    is too coarse to learn from); over a seeded draw of as many users as their scores fit in memory. progress: as for
     `evaluate`.
     """
     names = tuple(part.name for part in parts)
@@ -119,7 +126,10 @@ def learn(
     k = int(protocol.metrics[0].partition("@")[2] or 10)
     found = []
     for method in methods:
-        weights = fit_weights(tables, targets, method=method, k=k)
+        if protocol.negatives is None:
+            weights = fit_weights(tables, targets, method=method, k=k)
+        else:
+            weights = fit_likelihood(tables, targets, method=method)
         value = ndcg(FUSE[method](tables, weights.tolist()), targets, k)
         told = tuple(float(f"{w:.6g}") for w in weights)
         found.append(Learned(method, names, told, f"NDCG@{k}", value, protocol.label, len(cases), seed))

@@ -125,6 +125,44 @@ def fit_weights(
     return best
 
 
+def fit_likelihood(scores: Sequence[Floats], targets: Ints, *, method: Method = "zscore") -> Floats:
+    """Weights [M] that sum to 1 and make the targets likeliest in a soft-max over each row (McFadden, 1974,
+    "Conditional logit analysis of qualitative choice behavior").
+
+    For short lists of drawn candidates: their NDCG@1 moves in steps of one user, and coordinate ascent on it learns the
+    draw. Arguments as for `fit_weights`.
+    """
+    from scipy.optimize import minimize
+
+    _known_method(method)
+    targets = np.asarray(targets, dtype=np.int64)
+    tables = np.stack([NORMALISE[method](s) for s in _same_shape(scores)]).astype(np.float64)
+    possible = np.isfinite(tables).all(axis=0)
+    rows = np.flatnonzero((targets >= 0) & possible[np.arange(len(targets)), targets])
+    if not len(rows):
+        raise ConfigError("fit_likelihood needs a validation target that every table has a score for; there is none")
+    tables, possible = tables[:, rows], possible[rows]
+    tables = np.where(possible, tables, 0.0)
+    scale = tables.std(axis=(1, 2))
+    scale[scale == 0] = 1.0
+    tables /= scale[:, None, None]
+    own = tables[:, np.arange(len(rows)), targets[rows]]
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        mixed = np.where(possible, np.tensordot(weights, tables, 1), -np.inf)
+        top = mixed.max(axis=1, keepdims=True)
+        shares = np.exp(mixed - top)
+        total = shares.sum(axis=1, keepdims=True)
+        value = (np.log(total[:, 0]) + top[:, 0] - weights @ own).mean()
+        slope = ((tables * (shares / total)).sum(axis=2) - own).mean(axis=1)
+        return float(value), slope
+
+    found = minimize(loss, np.ones(len(tables)), jac=True, bounds=[(0.0, None)] * len(tables)).x
+    weights = found / scale if found.any() else np.ones(len(found))
+    out: Floats = (weights / weights.sum()).astype(np.float32)
+    return out
+
+
 class Fused(Retriever):
     """Several retrievers, fused. retrievers: name -> options; weights: name -> weight, equal where absent.
 

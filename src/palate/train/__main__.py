@@ -17,7 +17,7 @@ from palate.train.launcher import missing_processes, parent_command, spawn
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 a user's mistake, 128 + signal when stopped with a checkpoint saved."""
     parser = argparse.ArgumentParser("palate.train", description="Train an adapter from a YAML config.")
-    parser.add_argument("file", metavar="FILE", help="a config, such as configs/ml-100k-ranking.yaml")
+    parser.add_argument("file", metavar="FILE", help="a config, such as configs/ml-100k.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides, such as train.epochs=2")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (default)")

@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run config, such as configs/ml-100k-ranking.yaml.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run config, such as configs/ml-100k.yaml.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="The same for all, such as train.epochs=2.")
     ] = None,

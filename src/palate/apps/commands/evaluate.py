@@ -31,9 +31,10 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data set folder.")],
     adapter: Annotated[list[Path] | None, typer.Option("-a", "--adapter", help="Adapter bundle; repeatable.")] = None,
     against: Annotated[
-        str, typer.Option(
-            help="Baselines, comma-separated; options as ease:penalty=500:recency=10, mixtures as ease:recency=10+sasrec."
-        )
+        str,
+        typer.Option(
+            help="Baselines, comma-separated; options as ease:penalty=500:recency=10, mixtures as ease+sasrec:epochs=9."
+        ),
     ] = "popularity",
     protocol: Annotated[
         str,
@@ -103,8 +104,8 @@ def evaluate(
     bench = Bench(Dataset.open(folder), chosen, users, seed)
     for path in adapters:
         bench.load(path)
-    others = [*(bench.untuned() if untuned else []), *bench.baselines(baselines)]
     with _bars() as bars:
+        others = [*(bench.untuned() if untuned else []), *bench.baselines(baselines, bars)]
         if ablate is not None:
             found = _study(bench, modes, others, bars)
         else:

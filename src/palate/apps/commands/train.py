@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("train")
     def train(
-        file: Annotated[Path, typer.Argument(metavar="FILE", help="A config, such as configs/ml-100k-ranking.yaml.")],
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="A config, such as configs/ml-100k.yaml.")],
         overrides: Annotated[
             list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as train.epochs=2.")
         ] = None,
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
         New events, users or items: palate train FILE --continue adapters/mine
 
-        Example: palate train configs/ml-100k-ranking.yaml train.epochs=2
+        Example: palate train configs/ml-100k.yaml train.epochs=2
         """
         from palate.train import run
 
