@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,19 +112,17 @@ def to_markdown(result: StreamResult) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(heads: list[str] | tuple[str, ...], rows: list[list[str]]) -> str:
+def _markdown(heads: Sequence[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in [list(heads), ["---"] * len(heads), *rows]]
     return "\n".join(lines)
 
 
 def tables(result: StreamResult) -> list[Table]:
     """For a terminal."""
-    shown = [("the stream", SLICE_HEADS, slice_rows(result))]
+    shown: list[tuple[str, Sequence[str], list[list[str]]]] = [("the stream", SLICE_HEADS, slice_rows(result))]
     for group in GROUPS:
         if any(s.mask(group).any() for s in result.slices):
-            shown.append(
-                (f"{METRICS[0]}: {ABOUT[group]}", tuple(value_heads(result)), value_rows(result, METRICS[0], group))
-            )
+            shown.append((f"{METRICS[0]}: {ABOUT[group]}", value_heads(result), value_rows(result, METRICS[0], group)))
     shown.append((f"{METRICS[0]}: differences", ("", *GROUPS), difference_rows(result, METRICS[0])))
     out = []
     for title, heads, rows in shown:
