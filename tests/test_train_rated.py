@@ -310,8 +310,8 @@ def test_training_shows_rows_without_the_users_own_ratings(ready: Ready, dataset
 # --- the mode -----------------------------------------------------------------------------------------------
 
 
-def scores(ready: Ready, requests: Sequence[Any], budget: int = 4096, **options: Any) -> list[np.ndarray]:
-    mode = modes.build("rated", **options)
+def scores(ready: Ready, requests: Sequence[Any], budget: int = 4096) -> list[np.ndarray]:
+    mode = modes.build("rated")
     serializer = ready.validator._serializer  # type: ignore[union-attr]
     return [s.scores for s in mode.scores(Runner(ready.model, budget), serializer, requests)]
 
@@ -359,10 +359,6 @@ def test_history_is_a_set_and_unrated_events_say_nothing(ready: Ready, split: Ra
     plain = scores(ready, [request])[0]
     for other in (turned, unrated):
         np.testing.assert_allclose(scores(ready, [other])[0], plain, atol=1e-6)
-    averaged = scores(ready, [request], orders=3)[0]
-    assert np.abs(averaged - plain).max() > 1e-5
-    with pytest.raises(ConfigError, match="expected orders of at least 1"):
-        modes.build("rated", orders=0)
 
 
 def test_the_newest_ratings_are_kept() -> None:
