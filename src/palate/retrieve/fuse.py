@@ -137,7 +137,7 @@ def fit_likelihood(scores: Sequence[Floats], targets: Ints, *, method: Method = 
     _known_method(method)
     targets = np.asarray(targets, dtype=np.int64)
     tables = np.stack([NORMALISE[method](s) for s in _same_shape(scores)]).astype(np.float64)
-    possible = np.isfinite(tables).all(axis=0)
+    possible = np.isfinite(tables.sum(axis=0))  # what one table does not propose, the sum does not either
     rows = np.flatnonzero((targets >= 0) & possible[np.arange(len(targets)), targets])
     if not len(rows):
         raise ConfigError("fit_likelihood needs a validation target that every table has a score for; there is none")
