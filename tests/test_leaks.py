@@ -39,7 +39,9 @@ USERS, LEARNED, KINDS = 24, 14, ("Drama", "Comedy", "Horror", "War")
 ORDINARY = [f"i{n}" for n in range(60)]
 MARKERS = [f"m{n}" for n in range(USERS)]
 """One a user, whom nobody else chose and nothing in training tells of: to rank it high is to have seen the answer."""
-TEMPORAL = f"temporal:test_share={1 / (LEARNED + 2):.6f}:valid_share={1 / (LEARNED + 1):.6f}"
+# a share that is rounded up would cut one event more
+TEMPORAL = f"temporal:test_share={1 / (LEARNED + 2):.6f}:valid_share={1 / (LEARNED + 1) - 1e-5:.6f}"
+"""One event a user in each period; a share rounded up would cut one more."""
 COLD = "cold-items:share=0.3:seed=2"
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "sasrec": {"epochs": 2, "width": 8},
@@ -170,8 +172,9 @@ class Pipeline:
 
     def _examples(self, ready: Any) -> dict[str, str]:
         told: dict[str, list[Any]] = {}
-        for place in range(ready.mixture.size):
-            example = ready.mixture.example(0, place)
+        # several epochs, since text tasks cut histories at random places
+        for epoch, place in itertools.product(range(5), range(ready.mixture.size)):
+            example = ready.mixture.example(epoch, place)
             if example is not None:
                 slots = repr(example.prompt.slots).encode()
                 told.setdefault(example.task, []).extend(

@@ -74,7 +74,7 @@ def test_never_over_budget_and_the_oldest_go_first(
     if template.branching or template.has("answer"):
         follows = max(answer, *(len(b) for b in s.branches(template, request, candidates)))
     assert len(prompt) + follows <= max_tokens
-    cap = max(1, max_history) if template.mode == "embedding" else max_history
+    cap = max(1, max_history) if template.dense else max_history
     shown = len(prompt.history)
     assert list(prompt.history) == history[len(history) - shown :]
     assert shown + prompt.dropped == min(len(history), cap)
