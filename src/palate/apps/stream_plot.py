@@ -24,10 +24,12 @@ def over_time(path: str | Path, result: StreamResult, metric: str = "NDCG@10", g
     figure, axis = _canvas(8.0, 4.2)
     systems = list(dict.fromkeys(arm.split(",")[0] for arm in result.arms))
     colours = dict(zip(systems, (BLUE, GREY, ORANGE, GREEN), strict=False))
+    shown = []
     for place, arm in enumerate(result.arms):
         system = arm.split(",")[0]
         mine = [a for a in result.arms if a.split(",")[0] == system]
         found = [(n, result.value(arm, metric, group, n)) for n in range(len(result.slices))]
+        shown += [f for _, f in found if f is not None]
         points = [(n + 1 + SPREAD * (place - len(result.arms) / 2), f) for n, f in found if f is not None]
         axis.errorbar(
             [x for x, _ in points],
@@ -44,7 +46,7 @@ def over_time(path: str | Path, result: StreamResult, metric: str = "NDCG@10", g
     axis.set_xticks(range(1, len(result.slices) + 1), [f"{n}\n{day(s.start)}" for n, s in enumerate(result.slices, 1)])
     axis.set_xlabel("slice of the stream, and when it begins")
     axis.set_ylabel(metric)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, max(f.high for f in shown) * 1.4)  # room for the legend
     axis.legend(frameon=False, fontsize=7, ncols=2)
     asked = sum(len(s.users) for s in result.slices)
     caption = (
