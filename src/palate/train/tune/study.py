@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from palate.errors import ConfigError
 from palate.train.tune.file import Pruning
 from palate.train.tune.space import Knob
@@ -100,7 +102,8 @@ class Study:
             # drawn by the number of value sets so far, so that a study that was interrupted draws what it would have
             # drawn anyway, and no two processes draw the same
             number = sum("retry_of" not in t.user_attrs for t in self.trials)
-            self.optuna.sampler = TPESampler(seed=self.seed * 100_003 + number, n_startup_trials=5, multivariate=True)
+            seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+            self.optuna.sampler = TPESampler(seed=seed, n_startup_trials=5, multivariate=True)
             trial = self.optuna.ask({k.key: k.distribution for k in self.knobs})
             lock = self._lock(trial.number)
             lock.acquire(timeout=WAIT)
