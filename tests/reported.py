@@ -95,3 +95,8 @@ def changed(path: Path, out: Path, change) -> Path:
     change(plain)
     out.write_text(json.dumps(plain), encoding="utf-8")
     return out
+
+
+def files(where: Path) -> list[Path]:
+    """What `write_results` wrote there."""
+    return [where / f"{name}.json" for name in ("loo-full-1", "loo-20-1", "loo-20-2")]

@@ -21,7 +21,8 @@ from palate.evaluate import protocol
 from palate.prompting import context_of
 from palate.prompting.context import DERIVED, moment, situated, zone_of
 from palate.schema import Interactions, Request
-from palate.train.tasks import MAKE, TEMPLATES, Material
+from palate.train.task import Material
+from palate.train.tasks import MAKE, TEMPLATES
 from prompting_helpers import ITEMS, serializer
 
 FRIDAY = datetime(2026, 7, 24, 18, 15, tzinfo=UTC)

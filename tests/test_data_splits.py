@@ -102,3 +102,19 @@ def test_a_split_made_by_hand_shows_train_and_the_validation_item() -> None:
     data = interactions([[0, 1]])
     split = Split(data, np.array([2]), np.array([3]))
     assert split.test_history(0).tolist() == [0, 1, 2]
+
+
+@unhurried
+@given(st.lists(st.lists(st.integers(0, 4), max_size=6), max_size=6), st.data())
+def test_the_events_of_a_mask_keep_users_and_items(rows: list[list[int]], data: st.DataObject) -> None:
+    whole = interactions(rows)
+    mask = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(whole.items), max_size=len(whole.items))), dtype=bool
+    )
+    kept = whole.of(mask)
+    assert (kept.user_ids, kept.item_ids) == (whole.user_ids, whole.item_ids)
+    assert whole.users.tolist() == [u for u, row in enumerate(rows) for _ in row]
+    expected = [[i for i, k in zip(row, mask[whole.indptr[u] :], strict=False) if k] for u, row in enumerate(rows)]
+    assert [s.tolist() for s in kept.sequences()] == expected
+    np.testing.assert_array_equal(kept.timestamps, whole.timestamps[mask])
+    np.testing.assert_array_equal(kept.ratings, whole.ratings[mask])

@@ -184,7 +184,7 @@ def test_an_adapter_must_have_been_trained_without_these_items():
     with pytest.raises(BundleError, match=r"another draw of them; .* --protocol cold-items:share=0.3:seed=1"):
         check(record, asked=protocol("cold-items:share=0.3:seed=2"))
     other = replace(data, item_ids=tuple(f"x{i}" for i in data.item_ids))
-    with pytest.raises(BundleError, match="the catalogue has changed since; train it again"):
+    with pytest.raises(BundleError, match="the items have changed since; train it again"):
         check(record, events=other)
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from palate.apps.commands import evaluate as command
-from palate.data.coldusers import cold_users, held_out_record, held_out_users
-from palate.data.splits import LEAST, leave_one_out
+from palate.data.coldusers import cold_users, held_out_users
+from palate.data.splits import LEAST, held_out_record, leave_one_out
 from palate.errors import BundleError, ConfigError, DataError
 from palate.evaluate import protocol
 from palate.evaluate.cold import check_held_out
@@ -26,12 +26,16 @@ COLD = protocol("cold-users:share=0.3")
 sequences = st.lists(st.lists(st.integers(0, 11), max_size=9), min_size=2, max_size=12)
 
 
+def record_of(user_ids, share, seed):
+    return held_out_record(user_ids, held_out_users(user_ids, share, seed), share, seed, "users")
+
+
 @settings(deadline=None, max_examples=80)
 @given(sequences, st.floats(0.1, 0.6), st.integers(0, 50))
 def test_nothing_of_a_held_out_user_is_left(rows, share, seed):
     data = interactions(rows, items=12)
     if not round(share * len(rows)):
-        with pytest.raises(DataError, match="holds out nobody; expected a larger share"):
+        with pytest.raises(DataError, match="users holds out none; expected a larger share"):
             cold_users(data, share=share, seed=seed)
         return
     held, loo = set(held_out_users(data.user_ids, share, seed).tolist()), leave_one_out(data)
@@ -106,7 +110,7 @@ def test_a_held_out_users_events_change_nothing_that_is_fitted():
 
 def test_an_adapter_must_have_been_trained_without_these_users():
     data = random_interactions()
-    record = held_out_record(data.user_ids, 0.3, 1)
+    record = record_of(data.user_ids, 0.3, 1)
     assert record["users"] == 12
 
     def check(found, asked=COLD, events=data):
@@ -119,7 +123,7 @@ def test_an_adapter_must_have_been_trained_without_these_users():
     with pytest.raises(BundleError, match=r"another draw of them; .* --protocol cold-users:share=0.3:seed=1"):
         check(record, asked=protocol("cold-users:share=0.3:seed=2"))
     other = replace(data, user_ids=tuple(f"x{u}" for u in data.user_ids))
-    with pytest.raises(BundleError, match="the data set has changed since; train it again"):
+    with pytest.raises(BundleError, match="the users have changed since; train it again"):
         check(record, events=other)
 
 
@@ -128,7 +132,7 @@ def test_command_end_to_end(tmp_path, tiny_base):
     app.callback()(lambda: None)
     command.register(app)
     data = planted_data(tmp_path / "data")
-    record = {"held_out_users": held_out_record(data.histories.interactions.user_ids, 0.2, 1)}
+    record = {"held_out_users": record_of(data.histories.interactions.user_ids, 0.2, 1)}
     good = planted_bundle(tmp_path / "good", tiny_base, data, {"training": record})
     bad = planted_bundle(tmp_path / "bad", tiny_base, data)
     words = ["evaluate", str(data.folder), "--protocol", "cold-users:share=0.2", "--json"]

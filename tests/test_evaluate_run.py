@@ -396,7 +396,7 @@ def test_command_takes_adapters_modes_and_the_untuned_base(run, tiny_data, monke
             Scores(r.request_id, r.user_id, r.candidates, np.arange(len(r.candidates), dtype=np.float32))
             for r in requests
         ]
-        echo.default_mode = "embedding"
+        echo.default_mode, echo.meta = "embedding", {}
         return echo
 
     monkeypatch.setattr(Recommender, "load", load)

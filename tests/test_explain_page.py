@@ -7,7 +7,6 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,42 +22,9 @@ from palate.errors import ConfigError
 from palate.recommender import Contribution, Explanation, Part
 from palate.recommender.page import POSTER, THUMBNAIL, fragment, page, picture
 from palate.schema import Wording
+from reported import Page
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = "</h1><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7 * 7 }}"
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order; keeps tags, attributes and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
-
-    @property
-    def shown(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
-    def images(self) -> list[dict[str, str | None]]:
-        return [attrs for tag, attrs in self.tags if tag == "img"]
 
 
 def made(
@@ -115,9 +81,9 @@ def test_a_page_holds_everything(poster: Path) -> None:
 
 def test_pictures_are_inside_small_and_named(poster: Path) -> None:
     found = Page(text := page(made(image=poster, values=(0.5,) * 40)))
-    assert len(found.images()) == 1 + 15
+    assert len(found.all("img")) == 1 + 15
     assert len(text) < 1_000_000
-    for attrs, size in zip(found.images(), [POSTER, *[THUMBNAIL] * 15], strict=True):
+    for attrs, size in zip(found.all("img"), [POSTER, *[THUMBNAIL] * 15], strict=True):
         assert str(attrs["alt"]).startswith("Picture of Aliens")
         head, _, data = str(attrs["src"]).partition(",")
         assert head == "data:image/jpeg;base64"
@@ -139,9 +105,9 @@ def test_a_bad_picture_costs_itself_and_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff not a picture")
     for path in (tmp_path / "bad.jpg", tmp_path / "none.jpg", tmp_path):
         found = harmless(page(made(image=path)))
-        assert not found.images()
+        assert not found.all("img")
         assert "The picture of Aliens cannot be shown:" in found.shown
-    assert not harmless(page(made())).images()
+    assert not harmless(page(made())).all("img")
 
 
 def test_hostile_texts_are_only_text() -> None:
@@ -199,7 +165,7 @@ def test_the_command_writes_a_page_and_json(where: list[str], tmp_path: Path) ->
     assert "GoldenEye" in done.output
     assert "picture of this movie" in done.output
     found = harmless((tmp_path / "why.html").read_text(encoding="utf-8"))
-    assert [i["alt"] for i in found.images()] == ["Picture of GoldenEye", "Picture of Toy Story"]
+    assert [i["alt"] for i in found.all("img")] == ["Picture of GoldenEye", "Picture of Toy Story"]
     options = ["--context", "time=evening", "--json", "-o", str(tmp_path / "why.json")]
     done = runner.invoke(cli.build(), ["explain", "GoldenEye", *where, *options])
     assert done.exit_code == 0, done.output

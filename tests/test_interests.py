@@ -19,7 +19,8 @@ from palate.prompting import Serializer, ShowFields
 from palate.recommender import interests as module
 from palate.recommender.interests import LEAST, Interests
 from palate.schema import Event, Interactions, Item, Request, Wording
-from palate.train.tasks import MAKE, TEMPLATES, Material
+from palate.train.task import Material
+from palate.train.tasks import MAKE, TEMPLATES
 
 DIRECTORS = ("Ridley Scott", "Agnès Varda", "Akira Kurosawa", "Jane Campion")
 GENRES = ("Drama", "Comedy", "Sci-Fi", "Horror")

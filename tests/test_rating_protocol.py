@@ -21,7 +21,8 @@ from palate.data import Dataset
 from palate.data.rated import RatedSplit, held_out_ratings, rated
 from palate.errors import BundleError, ConfigError, DataError
 from palate.evaluate import protocol
-from palate.evaluate.rating import check_trained, paired_rmse, rate
+from palate.evaluate.cold import check_unseen
+from palate.evaluate.rating import paired_rmse, rate
 from palate.evaluate.rating_cases import cases, learnable
 from palate.evaluate.rating_models import bias_only, regularised, tuned_shrinks
 from palate.ratingfit import Events, fit_biases, fit_factors, plain_means
@@ -244,7 +245,7 @@ def test_baselines_alone_make_a_result(tiny_data: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (None, "was trained with all of them"),
+        (None, "was trained with all ratings"),
         ({"share": 0.25, "seed": 4}, "evaluate it with --protocol rating:share=0.25:seed=4"),
         ({"share": 0.25, "seed": 3, "sha256": "0" * 64}, "the ratings have changed since"),
     ],
@@ -255,9 +256,10 @@ def test_an_adapter_that_may_have_seen_the_answers_is_refused(
     held = protocol(RATING)
     split = held.split(Dataset.open(tiny_data).histories.interactions)
     assert isinstance(split, RatedSplit)
-    check_trained({"training": {"held_out_ratings": held_out_ratings(split, 0.25, 3)}}, held, split, "mine")
+    wanted = held_out_ratings(split, 0.25, 3)
+    check_unseen({"training": {"held_out_ratings": wanted}}, held, wanted, "ratings", "mine")
     with pytest.raises(BundleError, match=words):
-        check_trained({"training": {"held_out_ratings": record}}, held, split, "mine")
+        check_unseen({"training": {"held_out_ratings": record}}, held, wanted, "ratings", "mine")
 
 
 # --- the command ----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from palate.evaluate.bench import Bench
 from palate.evaluate.metrics import intervals, paired, per_user
 from palate.evaluate.report import write
 from palate.evaluate.slices import COLD, by_history_length, by_popularity
-from reported import changed, harmless, write_results
+from reported import changed, files, harmless, write_results
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,10 +38,6 @@ def where(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     write_results(tiny_data, folder)
     return folder
-
-
-def files(where: Path) -> list[Path]:
-    return [where / f"{name}.json" for name in ("loo-full-1", "loo-20-1", "loo-20-2")]
 
 
 @pytest.fixture(scope="module")

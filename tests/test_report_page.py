@@ -23,7 +23,7 @@ from palate.errors import DataError
 from palate.evaluate import protocol
 from palate.evaluate.bench import Bench
 from palate.evaluate.report import write
-from reported import HOSTILE, Page, changed, harmless, write_results
+from reported import HOSTILE, Page, changed, files, harmless, write_results
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,6 @@ def where(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     write_results(tiny_data, folder)
     return folder
-
-
-def files(where: Path) -> list[Path]:
-    return [where / f"{name}.json" for name in ("loo-full-1", "loo-20-1", "loo-20-2")]
 
 
 @pytest.fixture(scope="module")

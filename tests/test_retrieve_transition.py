@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.errors import ConfigError
+from palate.evaluate.baselines import RetrieverSystem
+from palate.evaluate.protocol import EvalCase
 from palate.retrieve import build
 from palate.retrieve.transition import LONGEST, MOST_ITEMS, PACE, VIEWS, Transition
 from palate.schema import Interactions
@@ -109,3 +111,14 @@ def test_it_refuses_what_it_cannot_hold_or_weigh() -> None:
         build("transition").fit(interactions([[0, 1]], MOST_ITEMS + 1))
     with pytest.raises(ConfigError, match="option 'pause': expected a number above 0, got -1"):
         build("transition", pause=-1)
+
+
+def test_a_case_of_unknown_times_costs_the_others_nothing() -> None:
+    fitted = build("transition", penalty=1.0).fit(interactions([[0, 1, 2], [1, 2, 3], [0, 3]], 4))
+    system = RetrieverSystem("transition", fitted, 4)
+    timed = EvalCase(0, "u0", np.array([0, 1]), 2, None, np.array([0.0, DAY]))
+    plain = EvalCase(1, "u1", np.array([1, 2]), 3)
+    together = system.score([timed, plain])
+    np.testing.assert_allclose(together[0], system.score([timed])[0], rtol=1e-6)
+    np.testing.assert_allclose(together[1], system.score([plain])[0], rtol=1e-6)
+    assert not np.allclose(together[0], system.score([replace(timed, times=None)])[0])

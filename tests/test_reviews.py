@@ -22,7 +22,8 @@ from palate.prompting.sentiment import sentiment
 from palate.prompting.text import HISTORY_MARK, EventView
 from palate.schema import Event, Request
 from palate.train.prepare import _texts
-from palate.train.tasks import MAKE, TEMPLATES, Material
+from palate.train.task import Material
+from palate.train.tasks import MAKE, TEMPLATES
 from prompting_helpers import PLANS, WORDING, serializer
 
 REVIEWS = Request(

@@ -70,6 +70,10 @@ def test_a_question_shows_only_what_was_there(seed: int, slices: int, events: in
             assert q.case.history.tolist() == items[times < q.time].tolist()
             assert q.frozen.history.tolist() == items[times < moments[0]].tolist()
             assert q.new == (not (times < moments[number]).any())
+            assert q.case.times is not None
+            assert q.frozen.times is not None
+            assert q.case.times.tolist() == times[times < q.time].tolist()
+            assert q.frozen.times.tolist() == times[times < moments[0]].tolist()
             for case in (q.case, q.frozen):  # both are asked the same
                 assert sorted([*case.items(12).tolist(), *q.case.history.tolist()]) == list(range(12))
                 assert case.positive == q.case.positive

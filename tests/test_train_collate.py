@@ -15,7 +15,7 @@ from palate.errors import BudgetError
 from palate.schema import Ints, Prompt, Slot
 from palate.train.collate import Position, Prefetch, Stream, collate, packs_per_epoch
 from palate.train.schedule import FLOOR, rate
-from palate.train.tasks import IGNORE, Example
+from palate.train.task import IGNORE, Example
 
 NAMES = ("embedding", "letters")
 

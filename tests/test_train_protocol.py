@@ -13,7 +13,8 @@ import torch
 import yaml
 from rich.console import Console
 
-from palate.data import Dataset, coldusers
+from palate.data import Dataset
+from palate.data.coldusers import held_out_users
 from palate.data.splits import held_out_record
 from palate.errors import ConfigError
 from palate.evaluate import protocol
@@ -90,7 +91,8 @@ def test_the_bundle_tells_which_users_it_never_saw(config: Path, tiny_data: Path
     run(config, ["train.protocol=cold-users:share=0.25:seed=3"], console=Console(file=io.StringIO()))
     events = Dataset.open(tiny_data).histories.interactions
     meta = json.loads((tmp_path / "adapter" / "palate.json").read_text())
-    record = coldusers.held_out_record(events.user_ids, 0.25, 3)
+    users = held_out_users(events.user_ids, 0.25, 3)
+    record = held_out_record(events.user_ids, users, 0.25, 3, "users")
     assert meta["training"]["held_out_users"] == record
     assert record["users"] == round(0.25 * len(events))
     assert meta["training"]["held out"].startswith("the held-out users")

@@ -29,8 +29,8 @@ from palate.train.mixture import Mixture
 from palate.train.prepare import Ready, prepare
 from palate.train.rated import Crossfit, Rated, level, scale_loss
 from palate.train.step import TrainingStep
-from palate.train.task import IGNORE
-from palate.train.tasks import TEMPLATES, Material
+from palate.train.task import IGNORE, Material
+from palate.train.tasks import TEMPLATES
 from test_train_tasks import material, serialize
 
 RATING = "rating:share=0.25:seed=3"

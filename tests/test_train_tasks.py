@@ -17,7 +17,8 @@ from palate.data.splits import leave_one_out
 from palate.errors import ConfigError, DataError
 from palate.schema import Interactions
 from palate.train.mixture import Mixture
-from palate.train.tasks import IGNORE, TEMPLATES, Embedding, Example, Material
+from palate.train.task import IGNORE, Example, Material
+from palate.train.tasks import TEMPLATES, Embedding
 
 SHARES = TasksConfig(embedding=1, next_title=1, yes_no=1, letters=1, rating=1)
 

@@ -67,9 +67,8 @@ def test_folds_teach_by_those_who_have_not_seen_it() -> None:
     made = teacher.make(TRAIN, taught, {}, NOBODY)
     for fold in (0, 1):
         rest = teacher.without(TRAIN, fold, 2)
-        assert rest.user_ids == tuple(u for n, u in enumerate(TRAIN.user_ids) if n % 2 != fold)
-        assert [s.tolist() for s in rest.sequences()] == [TRAIN.sequence(u).tolist() for u in range(4) if u % 2 != fold]
-        alone = teacher.make(rest, TeacherConfig(retrievers={"ease:penalty=1": 1.0}, top=9), {}, NOBODY)
+        kept = [TRAIN.sequence(u).tolist() if u % 2 != fold else [] for u in range(4)]
+        assert [s.tolist() for s in rest.sequences()] == kept
         fitted = build("ease", penalty=1).fit(rest)
         for user in range(fold, 4, 2):
             event = int(TRAIN.indptr[user]) + 2
@@ -78,7 +77,6 @@ def test_folds_teach_by_those_who_have_not_seen_it() -> None:
                 row = fitted.scores([history])[0]
                 row[history] = -np.inf
                 assert made.items[event, 0] == row.argmax()
-        assert len(alone.items) == len(rest.items)
 
 
 def test_what_a_user_did_does_not_reach_their_own_targets() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Times = NDArray[np.float64]
+"""Seconds since 1970, NaN where unknown."""
 Quantization = Literal["none", "int8", "nf4", "int4", "fp8"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Empty: Mapping[str, str] = {}
@@ -106,6 +108,23 @@ class Interactions:
     def sequence(self, user: int) -> Ints:
         """Item indices of user number `user`, oldest first: int64 [H]."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    @cached_property
+    def users(self) -> Ints:
+        """The user number of each event: int64 [nnz]."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.indptr))
+
+    def of(self, kept: Bools) -> Interactions:
+        """The events in the mask (bool [nnz]); users and items as they were."""
+        indptr = np.zeros_like(self.indptr)
+        np.cumsum(np.bincount(self.users[kept], minlength=len(self)), out=indptr[1:])
+        return replace(
+            self,
+            indptr=indptr,
+            items=self.items[kept],
+            timestamps=self.timestamps[kept],
+            ratings=self.ratings[kept],
+        )
 
     def sequences(self) -> list[Ints]:
         return [self.sequence(u) for u in range(len(self))]

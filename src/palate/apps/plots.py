@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5F6B75"
 
 
-def _canvas(width: float, height: float) -> tuple[Any, Any]:
+def canvas(width: float, height: float) -> tuple[Any, Any]:
     """A figure with one clean axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
     return figure, axis
 
 
-def _finish(figure: Any, path: str | Path, title: str, caption: str) -> Path:
+def finish(figure: Any, path: str | Path, title: str, caption: str) -> Path:
     from textwrap import fill
 
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
@@ -71,7 +71,7 @@ def learning_curve(
     """
     if not losses:
         raise DataError("expected one (step, loss) pair or more to draw, got none; has training logged a step?")
-    figure, axis = _canvas(7.0, 3.8)
+    figure, axis = canvas(7.0, 3.8)
     steps, values = [s for s, _ in losses], [v for _, v in losses]
     axis.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1)
     lines = axis.plot(steps, smooth(values), color=BLUE, linewidth=2, label=f"{loss_label}, smoothed")
@@ -86,7 +86,7 @@ def learning_curve(
         right.set_ylim(0, max(*scores, 1e-9) * 1.25)
     axis.legend(handles=lines, loc="upper center", ncols=len(lines), frameon=False, fontsize=9)
     axis.margins(y=0.2)
-    return _finish(figure, path, title, caption)
+    return finish(figure, path, title, caption)
 
 
 def system_bars(path: str | Path, result: Result, metric: str | None = None, title: str | None = None) -> Path:
@@ -97,7 +97,7 @@ def system_bars(path: str | Path, result: Result, metric: str | None = None, tit
     """
     metric = metric or result.protocol.metrics[0]
     rows = [(s.name, s.metrics[metric]) for s in result.systems]
-    figure, axis = _canvas(7.0, 1.6 + 0.5 * len(rows))
+    figure, axis = canvas(7.0, 1.6 + 0.5 * len(rows))
     axis.grid(visible=False, axis="y")
     axis.grid(visible=True, axis="x", color="#D9DEE3", linewidth=0.6)
     for n, (_, found) in enumerate(rows):
@@ -117,4 +117,4 @@ def system_bars(path: str | Path, result: Result, metric: str | None = None, tit
         f"{result.protocol.label}, n = {result.n:,} users, seed {result.seed}; bars: means, "
         "whiskers: 95% bootstrap intervals over users"
     )
-    return _finish(figure, path, title or f"{metric} on {result.dataset}", caption)
+    return finish(figure, path, title or f"{metric} on {result.dataset}", caption)

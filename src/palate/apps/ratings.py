@@ -52,7 +52,7 @@ def rate(
         loaded[path.name] = Recommender.load(path, data=data)
     result = run(data, protocol, loaded, modes, users=users, seed=seed, progress=bars)
     if record:
-        from palate.evaluate.rating_output import card_rows
+        from palate.evaluate.report import card_rows
         from palate.model import bundle
 
         bundle.record(adapters[0], card_rows(result), None)

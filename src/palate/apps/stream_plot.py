@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from palate.apps.plots import BLUE, GREEN, GREY, ORANGE, _canvas, _finish
+from palate.apps.plots import BLUE, GREEN, GREY, ORANGE, canvas, finish
 
 if TYPE_CHECKING:
     from palate.evaluate.stream import StreamResult
@@ -21,7 +21,7 @@ def over_time(path: str | Path, result: StreamResult, metric: str = "NDCG@10", g
     """
     from palate.evaluate.stream_report import day
 
-    figure, axis = _canvas(8.0, 4.2)
+    figure, axis = canvas(8.0, 4.2)
     systems = list(dict.fromkeys(arm.split(",")[0] for arm in result.arms))
     colours = dict(zip(systems, (BLUE, GREY, ORANGE, GREEN), strict=False))
     shown = []
@@ -53,4 +53,4 @@ def over_time(path: str | Path, result: StreamResult, metric: str = "NDCG@10", g
         f"{asked:,} questions, {group} users, seed {result.seed}; each item ranked among all its user had not chosen; "
         "whiskers: 95% bootstrap intervals over users"
     )
-    return _finish(figure, path, f"{result.dataset} replayed: {metric} over time", caption)
+    return finish(figure, path, f"{result.dataset} replayed: {metric} over time", caption)

@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from palate.apps.plots import BLUE, GREY, ORANGE, _canvas, _finish
+from palate.apps.plots import BLUE, GREY, ORANGE, canvas, finish
 
 if TYPE_CHECKING:
     from palate.train.tune.report import Summary
@@ -16,7 +16,7 @@ def study_plot(path: str | Path, found: Summary) -> Path:
     """Draw ended trials, trials given up (at their best validation) and the best so far; beside it the importances,
     where there are any. Returns the path; its suffix says the format.
     """
-    figure, axis = _canvas(8.0 if found.importances else 5.5, 3.6)
+    figure, axis = canvas(8.0 if found.importances else 5.5, 3.6)
     if found.importances:
         axis.remove()
         axis, bars = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -40,4 +40,4 @@ def study_plot(path: str | Path, found: Summary) -> Path:
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, fontsize=8, loc="best")
     caption = f"{len(ended)} trials ended, {len(given_up)} given up; the best of many is luck in part"
-    return _finish(figure, path, f"Tuning {found.name}", caption)
+    return finish(figure, path, f"Tuning {found.name}", caption)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def rated(interactions: Interactions, *, share: float = 0.2, seed: int = 1, vali
     kept[rated_events[test | valid]] = False
     none = np.full(len(interactions), -1, dtype=np.int64)
     return RatedSplit(
-        _chosen(interactions, kept), none, none, interactions,
+        interactions.of(kept), none, none, interactions,
         valid_events=rated_events[valid], test_events=rated_events[test],
     )  # fmt: skip
 
@@ -75,7 +75,7 @@ def held_out_ratings(split: RatedSplit, share: float, seed: int) -> dict[str, An
     """What a bundle says of the ratings it never saw: share, seed, how many, and the sha256 of their sorted pairs."""
     whole = split.whole
     assert whole is not None
-    owners = users_of(whole)[split.test_events].tolist()
+    owners = whole.users[split.test_events].tolist()
     items = whole.items[split.test_events].tolist()
     pairs = sorted(f"{whole.user_ids[u]}\0{whole.item_ids[i]}\1" for u, i in zip(owners, items, strict=True))
     digest = hashlib.sha256("".join(pairs).encode("utf-8", "surrogatepass")).hexdigest()
@@ -84,7 +84,7 @@ def held_out_ratings(split: RatedSplit, share: float, seed: int) -> dict[str, An
 
 def _keys(interactions: Interactions, events: Ints, seed: int) -> Ints:
     """A random-looking number for each event, the same for the same user and item: int64 [n]."""
-    users = users_of(interactions)[events]
+    users = interactions.users[events]
     found = np.empty(len(events), dtype=np.int64)
     for n, (user, item) in enumerate(zip(users.tolist(), interactions.items[events].tolist(), strict=True)):
         text = f"{seed}\0{interactions.user_ids[user]}\0{interactions.item_ids[item]}"
@@ -100,18 +100,3 @@ def _first(keys: Ints, share: float) -> Bools:
         return np.zeros(len(keys), dtype=bool)
     last = np.partition(keys, count - 1)[count - 1]
     return np.asarray(keys <= last)
-
-
-def users_of(interactions: Interactions) -> Ints:
-    """The user number of each event: int64 [nnz]."""
-    return np.repeat(np.arange(len(interactions), dtype=np.int64), np.diff(interactions.indptr))
-
-
-def _chosen(interactions: Interactions, kept: Bools) -> Interactions:
-    """The events in the mask, users and items as they were."""
-    indptr = np.zeros_like(interactions.indptr)
-    np.cumsum(np.bincount(users_of(interactions)[kept], minlength=len(interactions)), out=indptr[1:])
-    return replace(
-        interactions, indptr=indptr, items=interactions.items[kept],
-        timestamps=interactions.timestamps[kept], ratings=interactions.ratings[kept],
-    )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -130,31 +130,38 @@ def cold_items(interactions: Interactions, *, share: float = 0.1, seed: int = 1)
     events = cold[interactions.items]
     places = np.flatnonzero(events)
     last = np.full(len(interactions), -1, dtype=np.int64)
-    np.maximum.at(last, np.repeat(np.arange(len(last)), np.diff(interactions.indptr))[places], places)
+    np.maximum.at(last, interactions.users[places], places)
     test = np.where(last >= 0, interactions.items[last], -1)
     before = np.arange(len(interactions.items)) < np.repeat(last, np.diff(interactions.indptr))
     known = _counts(interactions, before & ~events)
     return Split(train, valid, test, _without(interactions, cold), known, held_out)
 
 
-def held_out_record(item_ids: Sequence[str], held_out: Ints, share: float, seed: int) -> dict[str, Any]:
-    """What a bundle says of the items it never saw: share, seed, how many, and the sha256 of their sorted ids."""
+def held_out_record(ids: Sequence[str], held_out: Ints, share: float, seed: int, what: str = "items") -> dict[str, Any]:
+    """What a bundle says of the items (or users) it never saw: share, seed, how many, and the sha256 of their sorted
+    ids.
+    """
     state = hashlib.sha256()
-    for item_id in sorted(item_ids[int(i)] for i in held_out):
-        state.update(item_id.encode("utf-8", "surrogatepass") + b"\0")
-    return {"share": share, "seed": seed, "items": len(held_out), "sha256": state.hexdigest()}
+    for name in sorted(ids[int(i)] for i in held_out):
+        state.update(name.encode("utf-8", "surrogatepass") + b"\0")
+    return {"share": share, "seed": seed, what: len(held_out), "sha256": state.hexdigest()}
 
 
 def held_out_items(item_ids: Sequence[str], share: float, seed: int) -> Ints:
-    """The indices of a seeded draw of `share` of the items, int64 [n] in order: those with the smallest digests, so
-    that the draw is the same in any catalogue order and a larger share holds out these and more.
+    """The indices of a seeded draw of `share` of the items; see `drawn`."""
+    return drawn(item_ids, share, str(seed), "items")
+
+
+def drawn(ids: Sequence[str], share: float, salt: str, what: str) -> Ints:
+    """The indices of a draw of `share` of the ids, int64 [n] in order: those with the smallest digests, so that the
+    draw is the same in any order and a larger share holds out these and more. what: their name in errors.
     """
     if not 0 < share < 1:
-        raise DataError(f"share: expected a share of the items between 0 and 1, got {share!r}")
-    count = round(share * len(item_ids))
+        raise DataError(f"share: expected a share of the {what} between 0 and 1, got {share!r}")
+    count = round(share * len(ids))
     if not count:
-        raise DataError(f"a share of {share} of {len(item_ids)} items holds out none; expected a larger share")
-    digests = [hashlib.blake2b(f"{seed}\0{i}".encode("utf-8", "surrogatepass")).digest() for i in item_ids]
+        raise DataError(f"a share of {share} of {len(ids)} {what} holds out none; expected a larger share")
+    digests = [hashlib.blake2b(f"{salt}\0{i}".encode("utf-8", "surrogatepass")).digest() for i in ids]
     return np.sort(np.array(sorted(range(len(digests)), key=digests.__getitem__)[:count], dtype=np.int64))
 
 
@@ -162,7 +169,7 @@ def before(interactions: Interactions, time: float) -> Interactions:
     """The events before a moment (seconds since 1970), users and items as they were. Events without a time count as the
     oldest.
     """
-    return _chosen(interactions, earlier(interactions, time))
+    return interactions.of(earlier(interactions, time))
 
 
 def earlier(interactions: Interactions, time: float) -> Bools:
@@ -193,22 +200,9 @@ def _first(interactions: Interactions, start: Ints, stop: Ints) -> Ints:
 def _heads(interactions: Interactions, lengths: Ints) -> Interactions:
     """The first `lengths` events of each user."""
     places = np.arange(len(interactions.items)) - np.repeat(interactions.indptr[:-1], np.diff(interactions.indptr))
-    return _chosen(interactions, places < np.repeat(lengths, np.diff(interactions.indptr)))
+    return interactions.of(places < lengths[interactions.users])
 
 
 def _without(interactions: Interactions, items: Bools) -> Interactions:
     """The events of all items but these: bool [N]."""
-    return _chosen(interactions, ~items[interactions.items])
-
-
-def _chosen(interactions: Interactions, kept: Bools) -> Interactions:
-    """The events in the mask, users and items as they were."""
-    indptr = np.zeros_like(interactions.indptr)
-    np.cumsum(_counts(interactions, kept), out=indptr[1:])
-    return replace(
-        interactions,
-        indptr=indptr,
-        items=interactions.items[kept],
-        timestamps=interactions.timestamps[kept],
-        ratings=interactions.ratings[kept],
-    )
+    return interactions.of(~items[interactions.items])

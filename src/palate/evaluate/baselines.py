@@ -36,8 +36,8 @@ class RetrieverSystem:
 
     def score(self, cases: Sequence[EvalCase]) -> list[Floats]:
         """Scores in the order of `case.items(N)`."""
-        known = [c.times for c in cases if c.times is not None]
-        table = self.retriever.scores([c.history for c in cases], known if len(known) == len(cases) else None)
+        times = [np.full(len(c.history), np.nan) if c.times is None else c.times for c in cases]
+        table = self.retriever.scores([c.history for c in cases], times)
         return [row[case.items(len(row))] for case, row in zip(cases, table, strict=True)]
 
 

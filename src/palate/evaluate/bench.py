@@ -13,7 +13,7 @@ from palate.evaluate.baselines import RecommenderSystem, base_of, baseline, feat
 from palate.evaluate.beyond import LikenessOf
 from palate.evaluate.cold import check_held_out
 from palate.evaluate.diverse import DiverseSystem
-from palate.evaluate.fused import FusedSystem, Kept, learn
+from palate.evaluate.fused import FusedSystem, kept, learn
 from palate.evaluate.protocol import SEED, Protocol
 from palate.evaluate.run import Result, System, evaluate
 from palate.recommender.fields import Field, profile, sampled
@@ -50,8 +50,7 @@ class Bench:
         from palate.recommender import Recommender
 
         loaded = Recommender.load(folder, data=self.data)
-        if self.protocol.split_by in ("item", "newcomer"):
-            check_held_out(loaded.meta, self.protocol, self.data.histories.interactions, folder.name)
+        check_held_out(loaded.meta, self.protocol, self.data.histories.interactions, folder.name)
         self.adapters[folder] = loaded
 
     def tuned(self, modes: Sequence[str]) -> list[System]:
@@ -78,7 +77,7 @@ class Bench:
         alone = dict.fromkeys(part for name in names for part in parts_of(name))
         mixed = {part for name in names if len(parts_of(name)) > 1 for part in parts_of(name)}
         fitted: dict[str, System] = {name: baseline(name, self.train, self._features(name)) for name in alone}
-        known = {name: Kept(system) if name in mixed else system for name, system in fitted.items()}
+        known = {name: kept(system) if name in mixed else system for name, system in fitted.items()}
         return [known[name] if name in known else self._mixture(name, known, report) for name in names]
 
     def _mixture(self, name: str, known: Mapping[str, System], report: Report | None) -> System:
@@ -118,7 +117,7 @@ class Bench:
         parts = [*([systems[0].name] if self.adapters else []), *names]
         if len(set(parts)) < 2:
             raise ConfigError(f"--fuse mixes an adapter with retrievers, or two retrievers; got {', '.join(parts)}")
-        row: list[System] = [Kept(s) if s.name in parts else s for s in [*systems, *missing]]
+        row: list[System] = [kept(s) if s.name in parts else s for s in [*systems, *missing]]
         mixed = [next(s for s in row if s.name == name) for name in dict.fromkeys(parts)]
         found = learn(mixed, self.protocol, self.data.histories.interactions, METHODS, self.seed, report)
         return [*row, *[FusedSystem(mixed, learned) for learned in found]]
@@ -128,8 +127,8 @@ class Bench:
         items, likeness = len(self.data.catalog), self.likeness()
         row: list[System] = []
         for system in systems:
-            kept = system if isinstance(system, Kept | FusedSystem) else Kept(system)
-            row += [kept, DiverseSystem(kept, items, likeness, diversity, method)]
+            remembered = kept(system)
+            row += [remembered, DiverseSystem(remembered, items, likeness, diversity, method)]
         return row
 
     def run(self, systems: Sequence[System], report: Report | None = None) -> Result:

@@ -165,8 +165,7 @@ def self_information(train: Interactions) -> Reals:
 
     Items and users are counted once more than they are, so an item nobody chose has log2(U + 1) bits.
     """
-    users = np.repeat(np.arange(len(train)), np.diff(train.indptr))
-    chosen = np.unique(np.stack([users, train.items]), axis=1)[1]
+    chosen = np.unique(np.stack([train.users, train.items]), axis=1)[1]
     counts = np.bincount(chosen, minlength=len(train.item_ids))
     return np.asarray(-np.log2((counts + 1.0) / (len(train) + 1.0)), dtype=np.float64)
 

@@ -40,6 +40,11 @@ class Kept:
         return [made[n] if n in made else self._kept[key] for n, key in enumerate(keys)]
 
 
+def kept(system: System) -> System:
+    """The system, remembering its scores; itself where it does, or where mixing them anew costs nothing."""
+    return system if isinstance(system, Kept | FusedSystem) else Kept(system)
+
+
 def _key(case: EvalCase) -> tuple[object, ...]:
     listed = None if case.candidates is None else case.candidates.tobytes()
     return case.user, case.positive, case.history.tobytes(), listed

@@ -220,10 +220,14 @@ def paired(a: ArrayLike, b: ArrayLike, seed: int = 1, resamples: int = RESAMPLES
     if left.shape != right.shape:
         raise DataError(f"a paired comparison needs the same users twice, got {left.shape} and {right.shape} values")
     table = _checked([left - right])
-    samples = _resampled(table, seed, resamples)[:, 0]
+    return difference_of(float(table.mean()), _resampled(table, seed, resamples)[:, 0], table.shape[1])
+
+
+def difference_of(value: float, samples: Reals, n: int) -> Paired:
+    """A difference with its interval and p (see `paired`) from its bootstrap samples."""
     tail = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
-    p = min(1.0, 2.0 * (tail + 1) / (resamples + 1))
-    return Paired(float(table.mean()), *_limits(samples), p, table.shape[1])
+    p = min(1.0, 2.0 * (tail + 1) / (len(samples) + 1))
+    return Paired(value, *_limits(samples), p, n)
 
 
 # --- ratings ------------------------------------------------------------------------------------------

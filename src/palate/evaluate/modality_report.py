@@ -11,7 +11,7 @@ from rich.table import Table
 
 from palate.evaluate.ablate import FULL
 from palate.evaluate.modalities import Study
-from palate.evaluate.report import check_output, difference, facts, grid, to_dict
+from palate.evaluate.report import difference, facts, grid, save, to_dict
 from palate.evaluate.slices import COLD, Slice
 
 METRICS = 2
@@ -108,8 +108,4 @@ def _plain(found: Any) -> dict[str, float]:
 
 def write(study: Study, path: str | Path, command: str = "") -> Path:
     """Write Markdown or JSON, by suffix; the JSON holds every user's rank, and the command that made it."""
-    path = check_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = to_markdown(study) if path.suffix.lower() == ".md" else to_json(study, ranks=True, command=command)
-    path.write_text(text, encoding="utf-8")
-    return path
+    return save(path, lambda: to_markdown(study), lambda: to_json(study, ranks=True, command=command))

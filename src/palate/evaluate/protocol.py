@@ -12,16 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from palate.data.coldusers import cold_users
 from palate.data.rated import rated
 from palate.data.splits import Split, cold_items, leave_one_out, temporal
 from palate.errors import ConfigError, DataError, did_you_mean
-from palate.schema import Bools, Event, Interactions, Ints, Request
+from palate.schema import Bools, Event, Interactions, Ints, Request, Times
 
 Part = Literal["valid", "test"]
-Times = NDArray[np.float64]
 SplitBy = Literal["user", "time", "item", "rating", "newcomer"]
 SPLITS: Mapping[SplitBy, Callable[..., Split]] = {
     "user": leave_one_out, "time": temporal, "item": cold_items, "rating": rated,
@@ -307,7 +305,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def protocol(text: str) -> Protocol:
-    """The protocol a text names (`loo-full`, `loo-20`, `temporal`, `cold-items`, `rating`), with its split's options.
+    """The protocol a text names (a key of PROTOCOLS), with the options of its split.
 
     `cold-items:share=0.2:seed=3` holds out another fifth of the items, `temporal:test_share=0.2` asks about the
     newest fifth of the events. A ConfigError lists the choices.

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palate.data.rated import RatedSplit, held_out_ratings, users_of
-from palate.errors import BundleError, ConfigError, DataError, did_you_mean
-from palate.evaluate.metrics import LEVEL, RESAMPLES, Interval, Paired, Reals, ratings
+from palate.data.rated import held_out_ratings
+from palate.errors import ConfigError, DataError, did_you_mean
+from palate.evaluate.cold import check_unseen
+from palate.evaluate.metrics import RESAMPLES, Interval, Paired, Reals, difference_of, ratings
 from palate.evaluate.protocol import Part, Protocol
 from palate.evaluate.rating_cases import RatedCase, cases, learnable, split_of
 from palate.evaluate.rating_models import (
@@ -89,32 +90,6 @@ class RatingResult:
         return paired_rmse(self.truth, left, right, self.users, self.seed)
 
 
-def check_trained(meta: Mapping[str, Any], held: Protocol, split: RatedSplit, name: str) -> None:
-    """BundleError where an adapter may have learned the ratings that the protocol asks about.
-
-    meta: its `palate.json`, which records `training.held_out_ratings` (`data.rated.held_out_ratings`).
-    """
-    wanted = held_out_ratings(split, **{k: held.options[k] for k in ("share", "seed")})
-    found = (meta.get("training") or {}).get("held_out_ratings")
-    asked = f"{held.label} asks about {wanted['ratings']:,} ratings that training must not have seen"
-    draw = f"{held.name}:share={wanted['share']}:seed={wanted['seed']}"
-    if not found:
-        raise BundleError(
-            f"{asked}, and {name} was trained with all of them, so its number would mean nothing; train an adapter "
-            f"with `train.protocol: {draw}`"
-        )
-    if (found.get("share"), found.get("seed")) != (wanted["share"], wanted["seed"]):
-        raise BundleError(
-            f"{asked}, and {name} was trained without another draw of them; evaluate it with --protocol "
-            f"{held.name}:share={found.get('share')}:seed={found.get('seed')}"
-        )
-    if found.get("sha256") != wanted["sha256"]:
-        raise BundleError(
-            f"{asked}, and {name} was trained without others (sha256 {str(found.get('sha256'))[:12]}, here "
-            f"{wanted['sha256'][:12]}): the ratings have changed since; train it again"
-        )
-
-
 # --- the run --------------------------------------------------------------------------------------------
 
 
@@ -137,8 +112,9 @@ def rate(
     """
     interactions = dataset.histories.interactions
     split = split_of(protocol, interactions)
+    wanted = held_out_ratings(split, protocol.options["share"], protocol.options["seed"])
     for name, recommender in adapters.items():
-        check_trained(recommender.meta, protocol, split, name)
+        check_unseen(recommender.meta, protocol, wanted, "ratings", name)
     asked = cases(split, part, users, seed)
     systems: list[Predictor] = [GlobalMean(split, part)]
     systems += [make(split, part) for make in (bias_only, regularised, factorised)]
@@ -153,7 +129,7 @@ def rate(
     return RatingResult(
         dataset.name, dataset.fingerprint, protocol, part, seed, like, levels, tuple(interactions.user_ids),
         tuple(interactions.item_ids), tuple(dataset.catalog[i].title for i in interactions.item_ids),
-        users_of(interactions)[events], interactions.items[events], truth, len(learnable(split, part).ratings),
+        interactions.users[events], interactions.items[events], truth, len(learnable(split, part).ratings),
         tuple(_run(s, asked, truth, levels, like, seed, report) for s in systems),
     )  # fmt: skip
 
@@ -199,8 +175,4 @@ def paired_rmse(truth: Reals, a: Reals, b: Reals, users: Ints, seed: int = 1, re
         left, right = np.sqrt(sums @ times / (sizes @ times))
         samples[n] = left - right
     left, right = np.sqrt(sums.sum(axis=1) / sizes.sum())
-    tail = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(samples, [tail, 1.0 - tail])
-    beyond = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
-    p = min(1.0, 2.0 * (beyond + 1) / (resamples + 1))
-    return Paired(float(left - right), float(low), float(high), p, len(truth))
+    return difference_of(float(left - right), samples, len(truth))

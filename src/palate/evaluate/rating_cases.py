@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palate.data.rated import RatedSplit, users_of
+from palate.data.rated import RatedSplit
 from palate.errors import ConfigError, DataError
 from palate.evaluate.protocol import Part, Protocol
 from palate.ratingfit import Events
@@ -64,7 +64,7 @@ def cases(split: RatedSplit, part: Part = "test", users: int | None = None, seed
     shown = split.shown()
     if part == "valid":
         shown[split.valid_events] = False
-    owners = users_of(whole)
+    owners = whole.users
     able = np.unique(owners[asked_events])
     if users is not None and users < 1:
         raise ConfigError(f"expected at least 1 user to evaluate, got {users}")
@@ -90,4 +90,4 @@ def learnable(split: RatedSplit, part: Part = "test") -> Events:
     if not mask.any():
         raise DataError("the rating protocol leaves no rating to learn from; expected a smaller share")
     ratings = whole.ratings[mask].astype(np.float64)
-    return Events(users_of(whole)[mask], whole.items[mask], ratings, len(whole), len(whole.item_ids))
+    return Events(whole.users[mask], whole.items[mask], ratings, len(whole), len(whole.item_ids))

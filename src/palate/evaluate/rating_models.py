@@ -9,7 +9,7 @@ from typing import Protocol as Shape
 
 import numpy as np
 
-from palate.data.rated import RatedSplit, users_of
+from palate.data.rated import RatedSplit
 from palate.errors import BundleError, ConfigError
 from palate.evaluate.metrics import Reals
 from palate.evaluate.protocol import Part
@@ -68,7 +68,7 @@ class Fitted:
     ) -> None:
         assert split.whole is not None
         self.name, self.about = name, about
-        self._owners, self._items, self._predict = users_of(split.whole), split.whole.items, predict
+        self._owners, self._items, self._predict = split.whole.users, split.whole.items, predict
 
     def predict(self, cases: Sequence[RatedCase], progress: Callable[[int, int], None]) -> Reals:
         asked = np.concatenate([c.asked for c in cases])
@@ -120,7 +120,7 @@ def _asked(split: RatedSplit) -> tuple[Ints, Ints, Reals]:
     whole = split.whole
     assert whole is not None
     events = split.valid_events
-    return users_of(whole)[events], whole.items[events], whole.ratings[events].astype(np.float64)
+    return whole.users[events], whole.items[events], whole.ratings[events].astype(np.float64)
 
 
 def _rmse(asked: tuple[Ints, Ints, Reals], predict: Callable[[Ints, Ints], Reals]) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 from rich.table import Table
 
 from palate import __version__
-from palate.evaluate.metrics import LEVEL, RESAMPLES
+from palate.evaluate.environment import versions
+from palate.evaluate.metrics import LEVEL, RESAMPLES, Paired
 from palate.evaluate.rating import RatingResult, RatingSystem
 from palate.evaluate.rating_models import BIAS_ONLY
 from palate.evaluate.rating_report import averages, classification, confusion, worst
-from palate.evaluate.report import check_output, difference, grid
+from palate.evaluate.report import difference, grid, save
 
 SHOWN = ("RMSE", "MAE", "accuracy", "AUC")
 """Metrics of the terminal's first table; the files hold all of them."""
@@ -21,13 +22,11 @@ WORST = 10
 """Worst errors listed."""
 
 
-def write(result: RatingResult, path: str | Path) -> Path:
-    """Write Markdown or JSON, by suffix. The JSON holds every prediction, so that it can be re-analysed."""
-    path = check_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = to_markdown(result) if path.suffix.lower() == ".md" else to_json(result, rows=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+def write(result: RatingResult, path: str | Path, command: str = "") -> Path:
+    """Write Markdown or JSON, by suffix. The JSON holds every prediction, so that it can be re-analysed, and the
+    command.
+    """
+    return save(path, lambda: to_markdown(result), lambda: to_json(result, rows=True, command=command))
 
 
 def facts(result: RatingResult) -> str:
@@ -45,29 +44,27 @@ def facts(result: RatingResult) -> str:
     return "\n".join(lines)
 
 
-def differences(result: RatingResult) -> list[dict[str, Any]]:
-    """RMSE of every later system minus that of each reference before it, paired over users."""
-    names = [s.name for s in result.systems]
-    first = names.index(BIAS_ONLY)
-    rows = []
-    for place in range(first + 1, len(names)):
-        for reference in names[first:place]:
-            d = result.compare(names[place], reference)
-            rows.append(
-                {"a": names[place], "b": reference, "metric": "RMSE", "diff": d.diff, "low": d.low, "high": d.high,
-                 "p": d.p}
-            )  # fmt: skip
-    return rows
-
-
-def _difference_rows(result: RatingResult) -> list[list[str]]:
+def _compared(result: RatingResult) -> list[tuple[str, str, Paired]]:
+    """Every later system, each reference before it, and the difference of their RMSE, paired over users."""
     names = [s.name for s in result.systems]
     first = names.index(BIAS_ONLY)
     return [
-        [f"{names[place]} - {reference}", difference(result.compare(names[place], reference))]
+        (names[place], reference, result.compare(names[place], reference))
         for place in range(first + 1, len(names))
         for reference in names[first:place]
     ]
+
+
+def differences(result: RatingResult) -> list[dict[str, Any]]:
+    """RMSE of every later system minus that of each reference before it, paired over users."""
+    return [
+        {"a": a, "b": b, "metric": "RMSE", "diff": d.diff, "low": d.low, "high": d.high, "p": d.p}
+        for a, b, d in _compared(result)
+    ]
+
+
+def _difference_rows(result: RatingResult) -> list[list[str]]:
+    return [[f"{a} - {b}", difference(d)] for a, b, d in _compared(result)]
 
 
 # --- the tables of one system's errors ------------------------------------------------------------------
@@ -183,6 +180,7 @@ def to_dict(result: RatingResult, rows: bool = False) -> dict[str, Any]:
         systems.append(found)
     told: dict[str, Any] = {
         "palate": __version__,
+        "versions": versions(),
         "dataset": result.dataset,
         "data_fingerprint": result.fingerprint,
         "protocol": result.protocol.name,
@@ -208,21 +206,7 @@ def to_dict(result: RatingResult, rows: bool = False) -> dict[str, Any]:
     return told
 
 
-def to_json(result: RatingResult, rows: bool = False) -> str:
-    """`to_dict` as JSON: indented without rows, on one line with them."""
-    return json.dumps(to_dict(result, rows), indent=None if rows else 2, ensure_ascii=False) + "\n"
-
-
-def card_rows(result: RatingResult) -> list[dict[str, Any]]:
-    """One row a system and metric, for the card of a bundle."""
-    return [
-        {
-            "system": s.name,
-            "protocol": f"{result.protocol.label}, {result.part}",
-            "metric": m,
-            **{k: getattr(s.metrics[m], k) for k in ("value", "low", "high", "n")},
-            "seed": result.seed,
-        }
-        for s in result.systems
-        for m in result.protocol.metrics
-    ]
+def to_json(result: RatingResult, rows: bool = False, command: str = "") -> str:
+    """`to_dict` as JSON, with the command where it is known: indented without rows, on one line with them."""
+    plain = to_dict(result, rows) | ({"command": command} if command else {})
+    return json.dumps(plain, indent=None if rows else 2, ensure_ascii=False) + "\n"

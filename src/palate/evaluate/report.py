@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -14,6 +15,9 @@ from palate.evaluate.beyond import MEASURES
 from palate.evaluate.environment import versions
 from palate.evaluate.metrics import LEVEL, RESAMPLES, Interval, Paired
 from palate.evaluate.run import TOP, Result
+
+if TYPE_CHECKING:
+    from palate.evaluate.rating import RatingResult
 
 SUFFIXES = (".md", ".json")
 
@@ -31,10 +35,14 @@ def write(result: Result, path: str | Path, command: str = "") -> Path:
 
     command: the command line that made the result, kept in the JSON.
     """
+    return save(path, lambda: to_markdown(result), lambda: to_json(result, ranks=True, command=command))
+
+
+def save(path: str | Path, markdown: Callable[[], str], plain: Callable[[], str]) -> Path:
+    """Write Markdown or JSON, by suffix (.md or .json), into a folder that is made where there is none."""
     path = check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = to_markdown(result) if path.suffix.lower() == ".md" else to_json(result, ranks=True, command=command)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(markdown() if path.suffix.lower() == ".md" else plain(), encoding="utf-8")
     return path
 
 
@@ -253,7 +261,7 @@ def to_dict(result: Result, ranks: bool = False) -> dict[str, Any]:
     return found
 
 
-def card_rows(result: Result, metrics: int = 2) -> list[dict[str, Any]]:
+def card_rows(result: Result | RatingResult, metrics: int = 2) -> list[dict[str, Any]]:
     """One row a system and metric, for the card of a bundle: protocol, value, interval, n, seed."""
     return [
         {

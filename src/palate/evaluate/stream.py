@@ -76,8 +76,7 @@ def questions(
     known = interactions.timestamps
     start, stop = moments[number], moments[number + 1]
     inside = (known >= start) & (known < stop)
-    owners = np.repeat(np.arange(len(interactions)), np.diff(interactions.indptr))
-    active = np.unique(owners[inside])
+    active = np.unique(interactions.users[inside])
     if users is not None and users < len(active):
         active = np.sort(np.random.default_rng([seed, number]).choice(active, users, replace=False))
     out = []
@@ -93,16 +92,17 @@ def questions(
 def _question(interactions: Interactions, user: int, place: int, began: float, start: float) -> Question | None:
     """The event at `place` of a user's; None where the user had chosen its item before, which is no discovery."""
     first = int(interactions.indptr[user])
-    items, times = interactions.sequence(user), interactions.timestamps[first : first + place + 1]
-    time, positive = float(times[-1]), int(items[place])
-    times = np.where(np.isnan(times), -np.inf, times)
+    items, known = interactions.sequence(user), interactions.timestamps[first : first + place + 1]
+    time, positive = float(known[-1]), int(items[place])
+    times = np.where(np.isnan(known), -np.inf, known)
     history = items[: int((times < time).sum())]
     if positive in history:
         return None
     unseen = np.setdiff1d(np.arange(len(interactions.item_ids)), history)
     name = interactions.user_ids[user]
-    case = EvalCase(user, name, history, positive, unseen)
-    frozen = EvalCase(user, name, items[: int((times < began).sum())], positive, unseen)
+    case = EvalCase(user, name, history, positive, unseen, known[: len(history)])
+    old = items[: int((times < began).sum())]
+    frozen = EvalCase(user, name, old, positive, unseen, known[: len(old)])
     return Question(case, frozen, time, not (times < start).any())
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from palate import __version__
-from palate.evaluate.metrics import LEVEL, RESAMPLES, Paired
-from palate.evaluate.report import check_output, p_value
+from palate.evaluate.metrics import LEVEL, RESAMPLES
+from palate.evaluate.report import difference, grid, save
 from palate.evaluate.stream import GROUPS, METRICS, StreamResult
 
 ABOUT = {
@@ -84,7 +84,7 @@ def difference_rows(result: StreamResult, metric: str) -> list[list[str]]:
     rows = []
     for a, b in _pairs(result.arms):
         cells = [result.compare(a, b, metric, group) for group in GROUPS]
-        rows.append([f"{a} - {b}", *("-" if c is None else _difference(c) for c in cells)])
+        rows.append([f"{a} - {b}", *("-" if c is None else difference(c) for c in cells)])
     return rows
 
 
@@ -96,25 +96,16 @@ def _pairs(arms: list[str]) -> list[tuple[str, str]]:
     return [*own, *((first, other) for other in others)]
 
 
-def _difference(found: Paired) -> str:
-    return f"{found.diff:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {p_value(found.p)}"
-
-
 def to_markdown(result: StreamResult) -> str:
     """The whole report."""
-    parts = [f"# {result.dataset}, replayed", facts(result), _markdown(SLICE_HEADS, slice_rows(result))]
+    parts = [f"# {result.dataset}, replayed", facts(result), grid(list(SLICE_HEADS), slice_rows(result))]
     for group in GROUPS:
         if any(s.mask(group).any() for s in result.slices):
             parts.append(f"## {METRICS[0]}: {ABOUT[group]}")
-            parts.append(_markdown(value_heads(result), value_rows(result, METRICS[0], group)))
+            parts.append(grid(value_heads(result), value_rows(result, METRICS[0], group)))
     parts.append(f"## {METRICS[0]}: differences over all slices, paired over users")
-    parts.append(_markdown(["", *GROUPS], difference_rows(result, METRICS[0])))
+    parts.append(grid(["", *GROUPS], difference_rows(result, METRICS[0])))
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(heads: Sequence[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in [list(heads), ["---"] * len(heads), *rows]]
-    return "\n".join(lines)
 
 
 def tables(result: StreamResult) -> list[Table]:
@@ -170,7 +161,4 @@ def to_json(result: StreamResult) -> str:
 
 def write(result: StreamResult, path: str | Path) -> Path:
     """Write Markdown or JSON, by suffix (.md or .json)."""
-    path = check_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_markdown(result) if path.suffix.lower() == ".md" else to_json(result), encoding="utf-8")
-    return path
+    return save(path, lambda: to_markdown(result), lambda: to_json(result))

@@ -16,14 +16,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from palate import registry
 from palate.errors import ConfigError, EmptyLegalSet, RequestError, did_you_mean
-from palate.schema import Bools, Candidates, Features, Floats, Interactions, Ints
+from palate.schema import Bools, Candidates, Features, Floats, Interactions, Ints, Times
 
 PACKAGE = "palate.retrieve"
-Times = NDArray[np.float64]
 
 
 class Retriever(ABC):
@@ -31,13 +29,12 @@ class Retriever(ABC):
 
     A fitted retriever has `item_ids` (the catalogue's order, the index space of histories and columns) and
     `popularity` (float32 [N], train interactions per item). An empty history scores by popularity, in 0..1.
-    reads_features: whether it scores by what items are, and so knows an item without interactions. reads_times: whether
-    it looks at when things happened; such a one gives `_timed` too.
+    reads_features: whether it scores by what items are, and so knows an item without interactions. One that looks at
+    when things happened gives `_timed` too.
     """
 
     name: ClassVar[str]
     reads_features: ClassVar[bool] = False
-    reads_times: ClassVar[bool] = False
     item_ids: tuple[str, ...]
     popularity: Floats
 
@@ -61,7 +58,7 @@ class Retriever(ABC):
         """float32 [B, N] for histories that each hold at least one item."""
 
     def _timed(self, histories: Sequence[Ints], times: Sequence[Times]) -> Floats:
-        """`_scores` of one that reads times: seconds float64 [H] a history, NaN where unknown."""
+        """`_scores` where the times of events are known: float64 [H] a history. Most methods do not look at them."""
         return self._scores(histories)
 
     def prior(self) -> Floats:
@@ -82,8 +79,7 @@ class Retriever(ABC):
         out[empty] = self.prior()
         if not empty.all():
             known = [h for h in checked if len(h)]
-            when = None if times is None else _aligned(checked, times)
-            out[~empty] = self._timed(known, when) if self.reads_times and when is not None else self._scores(known)
+            out[~empty] = self._scores(known) if times is None else self._timed(known, _aligned(checked, times))
         return out
 
     def top(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.errors import ConfigError, FeatureError, did_you_mean
-from palate.retrieve import Retriever, Times, build
-from palate.schema import Features, Floats, Interactions, Ints
+from palate.retrieve import Retriever, build
+from palate.schema import Features, Floats, Interactions, Ints, Times
 
 Method = Literal["zscore", "reciprocal_rank"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -171,7 +171,6 @@ class Fused(Retriever):
     """
 
     name = "fused"
-    reads_times = True
 
     def __init__(
         self,

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.errors import ConfigError
-from palate.retrieve import Retriever, Times, positive
-from palate.schema import Features, Floats, Interactions, Ints
+from palate.retrieve import Retriever, positive
+from palate.schema import Features, Floats, Interactions, Ints, Times
 
 MOST_ITEMS = 5_000
 """The normal equations hold (4 N)^2 numbers: 3.2 GB at this many items."""
@@ -34,7 +34,6 @@ class Transition(Retriever):
     """
 
     name = "transition"
-    reads_times = True
 
     def __init__(
         self,

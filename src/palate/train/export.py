@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palate import features
-from palate.data import coldusers
+from palate.data.coldusers import held_out_users
 from palate.data.rated import RatedSplit, held_out_ratings
 from palate.data.splits import held_out_record
 from palate.evaluate import protocol
@@ -52,7 +52,11 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
     if len(ready.withheld):
         unseen = {"held_out_items": held_out_record(events.item_ids, ready.withheld, **held.options)}
     elif held.split_by == "newcomer":
-        unseen = {"held_out_users": coldusers.held_out_record(events.user_ids, **held.options)}
+        unseen = {
+            "held_out_users": held_out_record(
+                events.user_ids, held_out_users(events.user_ids, **held.options), **held.options, what="users"
+            )
+        }
     if isinstance(split := held.split(events), RatedSplit):
         unseen = {"held_out_ratings": held_out_ratings(split, held.options["share"], held.options["seed"])}
     return {

@@ -40,6 +40,14 @@ def locked(run: Path, main: bool) -> Iterator[None]:
         lock.release()
 
 
+class Stopped(Exception):
+    """A signal ended a training, with a checkpoint saved; the same command goes on."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
 class Interrupt:
     """Inside the context, SIGTERM and SIGINT are only noted in `signal`; a second one has its usual effect.
 

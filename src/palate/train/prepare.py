@@ -212,7 +212,7 @@ def identify(
     config: RunConfig, dataset: Dataset, model: Model, templates: Mapping[str, str], world: int
 ) -> dict[str, Any]:
     """Flat key -> JSON value of all that shapes the loss curve."""
-    told = {k: v for k, v in _flat(config.model_dump(mode="json")).items() if k not in IDLE}
+    told = {k: v for k, v in flat(config.model_dump(mode="json")).items() if k not in IDLE}
     told |= {f"template {name}": digest for name, digest in templates.items()}
     if model.soft is not None:
         told |= {f"features of {m}": f for m, f in model.soft.fingerprints.items()}
@@ -222,8 +222,8 @@ def identify(
     return told
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return found

@@ -17,6 +17,7 @@ from palate.errors import ConfigError
 from palate.evaluate import protocol
 from palate.evaluate.baselines import RecommenderSystem, baseline, features_for, parse
 from palate.evaluate.stream import Arm, SliceResult, StreamResult, ask, bounds
+from palate.train.guard import Stopped
 from palate.train.refresh import EPOCHS
 
 if TYPE_CHECKING:
@@ -52,20 +53,12 @@ class Plan:
     scratch: bool = False
 
 
-class Interrupted(Exception):
-    """A signal ended a training; the same command goes on."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(signal)
-        self.signal = signal
-
-
 def replay(
     config: RunConfig, plan: Plan, *, console: Console | None = None, say: Callable[[str], None] = lambda _: None
 ) -> StreamResult:
     """Train, ask and update, slice by slice. Trainings go to the run folder with `-stream` and resume.
 
-    Raises ConfigError for a plan that does not fit, DataError for data without enough times, Interrupted where a signal
+    Raises ConfigError for a plan that does not fit, DataError for data without enough times, Stopped where a signal
     ended a training.
     """
     from palate.train.prepare import open_dataset
@@ -156,7 +149,7 @@ class Trainer:
         config = self.config.model_copy(update={"train": self.config.train.model_copy(update=changes)})
         outcome = train(config, console=self.console, extras=Extras(first=start is not None, dataset=known))
         if outcome.stopped:
-            raise Interrupted(outcome.stopped)
+            raise Stopped(outcome.stopped)
         self.told.append(
             {
                 "adapter": name,

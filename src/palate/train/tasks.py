@@ -16,8 +16,6 @@ from palate.config import TASKS
 from palate.train.rated import Rated, check_levels, level
 from palate.train.task import IGNORE, Example, Material, Task
 
-__all__ = ["IGNORE", "MAKE", "TEMPLATES", "Embedding", "Example", "Material", "Task"]
-
 TEMPLATES = {"embedding": "sequence", "next_title": "next_item"}
 """Task -> template, where the names differ."""
 LETTERS = (10, 20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -50,36 +50,27 @@ def make(train: Interactions, config: TeacherConfig, features: Mapping[str, Feat
     items = np.empty((len(train.items), top), dtype=np.int32)
     chances = np.empty((len(train.items), top), dtype=np.float16)
     once = _once(train)
-    users = np.repeat(np.arange(len(train)), np.diff(train.indptr))
     for fold in range(config.folds):
         fitted = _fitted(train if config.folds == 1 else without(train, fold, config.folds), config, features)
-        taught = np.flatnonzero(users % config.folds == fold)
+        taught = np.flatnonzero(train.users % config.folds == fold)
         for start in range(0, len(taught), BATCH):
             events = taught[start : start + BATCH]
-            logits = _logits(train, fitted, users, events)
+            past = [slice(int(train.indptr[train.users[e]]), int(e)) for e in events]
+            logits = _logits(train, fitted, past)
             logits[:, withheld] = -np.inf
             if once:
-                for row, event in zip(logits, events, strict=True):
-                    row[train.items[train.indptr[users[event]] : event]] = -np.inf
+                for row, before in zip(logits, past, strict=True):
+                    row[train.items[before]] = -np.inf
             items[events], chances[events] = _likeliest(logits, top)
     return Teacher(torch.from_numpy(items), torch.from_numpy(chances))
 
 
 def without(train: Interactions, fold: int, folds: int) -> Interactions:
-    """The histories of all users but those of one fold."""
-    kept = np.flatnonzero(np.arange(len(train)) % folds != fold)
-    if not len(kept):
+    """The events of all users but those of one fold."""
+    kept = train.users % folds != fold
+    if not kept.any():
         raise ConfigError(f"train.teacher.folds: expected at least 2 users for {folds} folds, got {len(train)}")
-    lengths = np.diff(train.indptr)
-    events = np.repeat(np.isin(np.arange(len(train)), kept), lengths)
-    return replace(
-        train,
-        user_ids=tuple(train.user_ids[u] for u in kept),
-        indptr=np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64),
-        items=train.items[events],
-        timestamps=train.timestamps[events],
-        ratings=train.ratings[events],
-    )
+    return train.of(kept)
 
 
 def _fitted(
@@ -92,11 +83,10 @@ def _fitted(
     return found
 
 
-def _logits(train: Interactions, fitted: Sequence[tuple[Retriever, float]], users: Ints, events: Ints) -> Floats:
-    """Weighted z-scores of what comes at these events: float32 [R, N]."""
-    past = [slice(int(train.indptr[users[e]]), int(e)) for e in events]
+def _logits(train: Interactions, fitted: Sequence[tuple[Retriever, float]], past: Sequence[slice]) -> Floats:
+    """Weighted z-scores of what comes after these parts of histories: float32 [R, N]."""
     histories, times = [train.items[p] for p in past], [train.timestamps[p] for p in past]
-    total = np.zeros((len(events), len(train.item_ids)), dtype=np.float32)
+    total = np.zeros((len(past), len(train.item_ids)), dtype=np.float32)
     for retriever, weight in fitted:
         total += weight * _zscores(retriever.scores(histories, times))
     return total

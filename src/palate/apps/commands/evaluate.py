@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from palate.apps.ratings import check_options, rate
+from palate.apps.ratings import DEFAULT_AGAINST, check_options, rate
 from palate.apps.shared import command_line
 from palate.errors import ConfigError
 
@@ -35,7 +35,7 @@ def evaluate(
         typer.Option(
             help="Baselines, comma-separated; options as ease:penalty=500:recency=10, mixtures as ease+sasrec:epochs=9."
         ),
-    ] = "popularity",
+    ] = DEFAULT_AGAINST,
     protocol: Annotated[
         str,
         typer.Option(
@@ -206,9 +206,9 @@ def _show_rated(result: RatingResult, output: Path | None, as_json: bool) -> Non
     from palate.evaluate.rating_output import tables, to_json, write
 
     if output:
-        write(result, output)
+        write(result, output, command_line())
     if as_json:
-        typer.echo(to_json(result), nl=False)
+        typer.echo(to_json(result, command=command_line()), nl=False)
     else:
         _print(list(tables(result)), output)
 

@@ -48,7 +48,8 @@ def replay(
     from palate.errors import ConfigError
     from palate.evaluate.report import check_output
     from palate.train import read_config
-    from palate.train.replay import Interrupted, Plan
+    from palate.train.guard import Stopped
+    from palate.train.replay import Plan
     from palate.train.replay import replay as run
 
     config = read_config(file, overrides or ())
@@ -60,7 +61,7 @@ def replay(
     plan = Plan(base, slices, events, users, seed, epochs, names, mode, scratch)
     try:
         result = run(config, plan, say=lambda text: typer.echo(text, err=True))
-    except Interrupted as stop:
+    except Stopped as stop:
         typer.echo("stopped; the same command goes on from there", err=True)
         return 128 + stop.signal
     _show(result, output, plot, as_json)

@@ -81,7 +81,6 @@ class Ratings(CollaborativeEncoder):
     def _events(self) -> Events:
         """The rated train events."""
         train = self.fitted
-        users = np.repeat(np.arange(len(train), dtype=np.int64), np.diff(train.indptr))
         rated = np.isfinite(train.ratings)
         if not rated.any():
             raise FeatureError(
@@ -89,7 +88,7 @@ class Ratings(CollaborativeEncoder):
                 f"leave out the modality {self.modality!r}"
             )
         ratings = train.ratings[rated].astype(np.float64)
-        return Events(users[rated], train.items[rated], ratings, len(train), len(train.item_ids))
+        return Events(train.users[rated], train.items[rated], ratings, len(train), len(train.item_ids))
 
     @cached_property
     def _counts(self) -> Ints:

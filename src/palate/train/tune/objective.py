@@ -16,6 +16,7 @@ from palate.config import RunConfig, read_yaml
 from palate.errors import ConfigError, did_you_mean
 from palate.evaluate import protocol
 from palate.train import override, place, read_config
+from palate.train.guard import Stopped
 from palate.train.tune.file import TuneConfig
 from palate.train.tune.study import Turn
 
@@ -35,14 +36,6 @@ ELSEWHERE = {
 }
 """Config keys that a study cannot search, and why: scores of two trials must be comparable."""
 CHECKPOINTS = ("step-*", ".step-*.tmp", "best.safetensors")
-
-
-class Stopped(Exception):
-    """A signal ended the trial; it can go on later."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(signal)
-        self.signal = signal
 
 
 class Objective(ABC):
@@ -96,9 +89,9 @@ class Training(Objective):
         return _read(config, key.split("."), key)
 
     def identity(self) -> dict[str, Any]:
-        from palate.train.prepare import IDLE, _flat, open_dataset
+        from palate.train.prepare import IDLE, flat, open_dataset
 
-        told = {k: v for k, v in _flat(self.base.model_dump(mode="json")).items() if k not in IDLE}
+        told = {k: v for k, v in flat(self.base.model_dump(mode="json")).items() if k not in IDLE}
         return {**told, "data fingerprint": open_dataset(self.base).fingerprint}
 
     def config(self, values: Mapping[str, Any], folder: Path) -> RunConfig:

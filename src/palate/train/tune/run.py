@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palate.errors import ConfigError, TrainingDiverged
+from palate.train.guard import Stopped
 from palate.train.tune.file import TuneConfig
-from palate.train.tune.objective import Fitting, Objective, Stopped, forget, objective
+from palate.train.tune.objective import Fitting, Objective, forget, objective
 from palate.train.tune.report import Summary, summary, write
 from palate.train.tune.space import knobs
 from palate.train.tune.study import Study, Turn, open_study
