@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from palate import prompting
 from palate.config import PromptConfig
@@ -34,6 +35,20 @@ if TYPE_CHECKING:
     from palate.chat import Chat
     from palate.recommender.explain import Explanation
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_turn(method: Callable[Concatenate[Recommender, P], T]) -> Callable[Concatenate[Recommender, P], T]:
+    """A method that waits for its turn with the base: any thread may call it, one runs at a time."""
+
+    @wraps(method)
+    def waiting(self: Recommender, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.turn:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -53,7 +68,8 @@ class Recommender:
         rec = Recommender.load("adapters/ml-100k")
         rec.recommend(history=["Alien", "Heat"], k=10, filters={"year": (1980, 1995)})
 
-    Several adapters on one base are one recommender each, with one data set and one shelf (see `add_adapter`).
+    Several adapters on one base are one recommender each, with one data set and one shelf (see `add_adapter`). Any
+    thread may call any of them; calls that use the model wait for one another (`turn`).
     Put together by `load`; the constructor takes parts that are loaded already.
 
     adapter: this one's name. first: the recommender whose base, shelf and prefix cache it shares.
@@ -70,6 +86,8 @@ class Recommender:
         first: Recommender | None = None,
     ) -> None:
         self.model, self.dataset, self.meta, self.adapter = model, dataset, dict(meta or {}), adapter
+        # a call puts its adapter's LoRA in force on the base that all share
+        self.turn: threading.RLock = threading.RLock() if first is None else first.turn
         # left empty while there is one adapter: no reference cycle then holds the model's memory
         self._several: dict[str, Recommender] = {} if first is None else first._several
         self._options: loading.Options = loading.Options() if first is None else first._options
@@ -138,6 +156,7 @@ class Recommender:
         """The recommenders on this base by the names of their adapters, in the order they were loaded."""
         return self._several or {self.adapter: self}
 
+    @in_turn
     def add_adapter(self, name: str, path: str | Path) -> Recommender:
         """Load a further bundle onto this base, for requests that name it; returns its recommender.
 
@@ -188,6 +207,7 @@ class Recommender:
         """The scoring mode called `name`; None: the default. Raises ConfigError for an unknown one."""
         return self.ranker.mode(name)
 
+    @in_turn
     def score(self, requests: Request | Sequence[Request], mode: str | None = None) -> list[Scores]:
         """Score each request's candidates, in their order, higher is better.
 
@@ -286,10 +306,19 @@ class Recommender:
             )
         return legal
 
+    @in_turn
     def rank(self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL) -> Scores:
         """Scores of the legal items worth considering; see `Ranker.rank`."""
-        return self.using(request.adapter, request.request_id).ranker.rank(request, legal, k, mode, pool)
+        return self.using(request.adapter, request.request_id).ranker.rank([request], [legal], k, mode, pool)[0]
 
+    @in_turn
+    def rank_all(
+        self, requests: Sequence[Request], legal: Sequence[Bools], k: int, mode: str | None = None, pool: int = POOL
+    ) -> list[Scores]:
+        """`rank` for several requests of this adapter, read by the model together."""
+        return self.ranker.rank(requests, legal, k, mode, pool)
+
+    @in_turn
     def present(self, best: Sequence[tuple[str, float]], history: Sequence[str]) -> list[Recommendation]:
         """Ranked (item id, score) pairs with title, reason and picture."""
         reasons = self.reasoner
@@ -320,6 +349,7 @@ class Recommender:
         nearest = self.ranker.nearest if self.model.has_matching else None
         return Reasoner(self.shelf, self.fields, self.dataset.wording, self.dataset.show, nearest)
 
+    @in_turn
     def explain(
         self,
         item: str,
@@ -338,6 +368,7 @@ class Recommender:
 
     # --- new items, conversation --------------------------------------------------------------------
 
+    @in_turn
     def add_item(
         self,
         title: str,

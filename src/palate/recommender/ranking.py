@@ -30,7 +30,7 @@ LETTERS = 20
 
 
 class Ranker:
-    """Ranks the items of a shelf for one request at a time. Modes are built once and kept.
+    """Ranks the items of a shelf for requests. Modes are built once and kept.
 
     meta: the bundle's `palate.json`, whose `decision` mode `fused` follows.
     """
@@ -63,36 +63,35 @@ class Ranker:
         soft = self.runner.model.soft
         return soft.tables() if soft is not None else {}
 
-    def rank(self, request: Request, legal: Bools, k: int, mode: str | None = None, pool: int = POOL) -> Scores:
-        """Scores of the legal items worth considering.
+    def rank(
+        self, requests: Sequence[Request], legal: Sequence[Bools], k: int, mode: str | None = None, pool: int = POOL
+    ) -> list[Scores]:
+        """Scores of each request's legal items (bool [N] each) worth considering.
 
         All of them in mode `embedding` (and `fused` with it), the beams' finds in `generate`, else at most `pool`
-        retrieved ones (in `letters` as many as fit one question).
+        retrieved ones (in `letters` as many as fit one question). The requests are read in one go.
         """
         chosen = self.mode(mode)
         ids = self.shelf.item_ids
         if isinstance(chosen, Embedding):
-            row = chosen.catalogue_scores(self.runner, self.serializer, [request])[0]
-            places = np.flatnonzero(legal)
-            return Scores(request.request_id, request.user_id, tuple(ids[i] for i in places), row[places])
+            rows = chosen.catalogue_scores(self.runner, self.serializer, requests)
+            return [_chosen(r, row, mask, ids) for r, row, mask in zip(requests, rows, legal, strict=True)]
         if isinstance(chosen, Generate):
-            best = chosen.recommend(
-                self.runner,
-                self.serializer,
-                [request],
-                self._trie(chosen),
-                k=max(k, chosen.beams),
-                allowed=[legal],
-            )[0]
-            values = np.array([score for _, score in best], dtype=np.float32)
-            return Scores(request.request_id, request.user_id, tuple(i for i, _ in best), values)
+            found = chosen.recommend(
+                self.runner, self.serializer, requests, self._trie(chosen), k=max(k, chosen.beams), allowed=legal
+            )
+            return [_listed(request, best) for request, best in zip(requests, found, strict=True)]
         if isinstance(chosen, Fused) and chosen.whole:
-            candidates = tuple(ids[i] for i in np.flatnonzero(legal))
-            return chosen.scores(self.runner, self.serializer, [replace(request, candidates=candidates)])[0]
-        limit = chosen.limit(self.serializer)
-        size = max(pool, k) if limit is None else min(pool, LETTERS, limit)
-        candidates = self.pool.pick([e.item_id for e in request.history], legal, size)
-        return chosen.scores(self.runner, self.serializer, [replace(request, candidates=candidates)])[0]
+            candidates = [tuple(ids[i] for i in np.flatnonzero(mask)) for mask in legal]
+        else:
+            limit = chosen.limit(self.serializer)
+            size = max(pool, k) if limit is None else min(pool, LETTERS, limit)
+            candidates = [
+                self.pool.pick([e.item_id for e in request.history], mask, size)
+                for request, mask in zip(requests, legal, strict=True)
+            ]
+        asked = [replace(r, candidates=c) for r, c in zip(requests, candidates, strict=True)]
+        return list(chosen.scores(self.runner, self.serializer, asked))
 
     def _trie(self, mode: Generate) -> Trie:
         """The catalogue's titles as a trie, built once and again when items were added."""
@@ -140,3 +139,15 @@ class Ranker:
         vectors = self.item_vectors()
         rows = [self.shelf.index(i) for i in others]
         return others[int(np.argmax(vectors[rows] @ vectors[self.shelf.index(item_id)]))]
+
+
+def _chosen(request: Request, row: Floats, legal: Bools, ids: Sequence[str]) -> Scores:
+    """The scores of the items in the mask."""
+    places = np.flatnonzero(legal)
+    return Scores(request.request_id, request.user_id, tuple(ids[i] for i in places), row[places])
+
+
+def _listed(request: Request, best: Sequence[tuple[str, float]]) -> Scores:
+    """(item id, score) pairs as scores."""
+    values = np.array([score for _, score in best], dtype=np.float32)
+    return Scores(request.request_id, request.user_id, tuple(i for i, _ in best), values)
