@@ -1,5 +1,6 @@
 """Conversations about what to choose next."""
 
-from palate.chat.talk import Answer, Chat
+from palate.chat.answers import Answer, Piece
+from palate.chat.talk import Chat
 
-__all__ = ["Answer", "Chat"]
+__all__ = ["Answer", "Chat", "Piece"]

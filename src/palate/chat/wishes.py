@@ -38,6 +38,8 @@ _REFINES = re.compile(
 _THING = r"(?P<title>.+)"
 _COMMANDS: tuple[tuple[str, str], ...] = (
     ("more", r"(?:(?:show|give) me )?(?:some |a few )?(?:more|others?|next|another(?: one)?)(?: please)?"),
+    ("yes", r"yes|yes please|yeah|yep|sure|ok|okay|please do|do (?:it|that)|drop (?:it|that)|right|exactly"),
+    ("no", r"no|nope|no thanks|no thank you|nah"),
     ("reset", r"reset|start (?:over|again)|forget (?:that|it|everything)|never mind"),
     ("why", r"why\b\s*(?:(?:did|do) you \w+ |that|this|is |should i \w+ )*(?P<title>.*)"),
     ("dislike", rf"(?:i )?(?:really )?(?:hated?|disliked?|d(?:id|o)(?:n't| not) (?:like|enjoy))\s+{_THING}"),
@@ -51,12 +53,20 @@ GAP = " , "
 
 
 @dataclass(frozen=True)
+class Said:
+    """A message that is part of a wish; `without`: fields whose filters were given up since."""
+
+    text: str
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Wish:
     """One parsed request. filters must hold; hints (words, filters) should; like, unlike: item ids.
 
-    text, avoid: what is left, in and under a negation; questions: what must be asked back; notes: what could
-    not be checked. intent: ask, more, reset, why, like, dislike, seen or empty; target: the item of the last
-    four.
+    text, avoid: what is left, in and under a negation; questions: what must be asked back; offer: the message a
+    "yes" to them stands for; notes: what could not be checked. intent: ask, more, reset, why, like, dislike, seen,
+    yes, no or empty; target: the item of why, like, dislike and seen.
     """
 
     intent: str = "ask"
@@ -70,6 +80,7 @@ class Wish:
     questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refines: bool = False
+    offer: str | None = None
 
     def onto(self, before: Wish) -> Wish:
         """This wish as a refinement of the one before: fields named anew replace, the rest stays."""
@@ -125,7 +136,7 @@ class Wishes:
             if not found:
                 continue
             title = (found.groupdict().get("title") or "").strip(" \"'?!.")
-            if intent in ("more", "reset"):
+            if intent in ("more", "reset", "yes", "no"):
                 return Wish(intent)
             target = self.shelf.lookup(title) if title else None
             if target is not None:

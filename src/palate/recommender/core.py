@@ -398,8 +398,17 @@ class Recommender:
         if self.model.soft is not None:
             self.model.soft.add_item(item_id, vectors)
 
-    def chat(self, user: str | None = None, history: Sequence[str | Event] | None = None) -> Chat:
-        """A conversation with this user."""
+    def chat(
+        self,
+        user: str | None = None,
+        history: Sequence[str | Event] | None = None,
+        context: Mapping[str, str] | None = None,
+        k: int = 5,
+    ) -> Chat:
+        """A conversation with this user, with `k` items an answer.
+
+        context: the moment in words, see `palate.prompting.context.context_of`.
+        """
         from palate.chat import Chat
 
-        return Chat(self, user=user, history=history)
+        return Chat(self, user=user, history=history, k=k, context=context)

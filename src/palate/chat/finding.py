@@ -1,0 +1,156 @@
+"""Finding items for a wish: what may be named, and the model, the text and the feedback put in one order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from palate.chat.textmatch import TextMatch
+from palate.chat.wishes import Wish
+from palate.errors import EmptyLegalSet
+from palate.recommender.shelf import plain
+from palate.schema import Bools, Event, Floats, Request
+
+if TYPE_CHECKING:
+    from palate.recommender import Recommender
+
+TEXT_POOL = 60
+"""Items nearest to the free text that are ranked by the model."""
+TEXT_WEIGHT, LIKE_WEIGHT, DISLIKE_WEIGHT, AVOID_WEIGHT = 1.5, 2.0, 1.5, 1.0
+
+_locks: WeakKeyDictionary[Recommender, threading.RLock] = WeakKeyDictionary()
+
+
+def lock_of(rec: Recommender) -> threading.RLock:
+    """The lock of a base: the chats of all its adapters compute one at a time."""
+    return _locks.setdefault(next(iter(rec.adapters.values())), threading.RLock())
+
+
+@dataclass(frozen=True)
+class Taste:
+    """What is known of the person at one turn. request: their history and context, without a wish.
+
+    history: with what they said they know or like; named: ids that are not to be named again.
+    """
+
+    request: Request
+    history: tuple[Event, ...] = ()
+    disliked: tuple[str, ...] = ()
+    named: frozenset[str] = field(default_factory=frozenset)
+
+    def events(self, wish: Wish) -> tuple[Event, ...]:
+        """The history with the items the wish names as examples."""
+        held = {e.item_id for e in self.history}
+        return (*self.history, *(Event(i) for i in wish.like if i not in held))
+
+
+@dataclass(frozen=True)
+class Legal:
+    """Items that may be named (bool [N]); hints kept, and hints given up because nothing would be left."""
+
+    mask: Bools
+    kept: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+class Finder:
+    """Finds items of one recommender's shelf. mode: of scoring, None for the recommender's default."""
+
+    def __init__(self, rec: Recommender, text: TextMatch, year: str | None) -> None:
+        self.rec, self.text, self.year = rec, text, year
+
+    def legal(self, wish: Wish, taste: Taste) -> Legal:
+        """What may be named. Raises EmptyLegalSet where the filters leave nothing."""
+        shelf = self.rec.shelf
+        mask = self.rec.legal(replace(taste.request, history=taste.history), wish.filters)
+        gone = {*taste.named, *taste.disliked, *wish.like, *wish.unlike, *(e.item_id for e in taste.history)}
+        mask[[shelf.index(twin) for i in gone for twin in self._twins(i)]] = False
+        if not mask.any():
+            raise EmptyLegalSet("everything that fits has been named")
+        kept, dropped = [], []
+        for words, condition in wish.hints:
+            narrower = mask & shelf.mask(condition)
+            if narrower.any():
+                mask = narrower
+                kept.append(words)
+            else:
+                dropped.append(words)
+        return Legal(mask, tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(dropped)))
+
+    def best(self, wish: Wish, taste: Taste, legal: Legal, k: int, mode: str | None) -> list[tuple[str, float]]:
+        """The k best (item id, score); where hints leave fewer, what meets only the filters follows."""
+        best = self._distinct(self._rank(wish, taste, legal.mask, k, mode), k)
+        if legal.kept and len(best) < k:
+            rest = self.legal(replace(wish, hints=()), taste).mask & ~legal.mask
+            if rest.any():
+                best = self._distinct([*best, *self._rank(wish, taste, rest, k, mode)], k)
+        return best
+
+    def _twins(self, item_id: str) -> list[str]:
+        """Items that are the same thing to a person: one title, one year. Catalogues hold some twice."""
+        item = self.rec.shelf[item_id]
+        same = [i for i in self.rec.shelf.titles.get(plain(item.title), []) if i != item_id]
+        year = self.year or ""
+        return [item_id, *(i for i in same if self.rec.shelf[i].text.get(year) == item.text.get(year))]
+
+    def _distinct(self, ranked: Sequence[tuple[str, float]], k: int) -> list[tuple[str, float]]:
+        """The first k of a ranking, each thing once."""
+        best: list[tuple[str, float]] = []
+        named: set[str] = set()
+        for item_id, score in ranked:
+            if item_id not in named:
+                best.append((item_id, score))
+                named.update(self._twins(item_id))
+            if len(best) == k:
+                break
+        return best
+
+    def _rank(self, wish: Wish, taste: Taste, legal: Bools, k: int, mode: str | None) -> list[tuple[str, float]]:
+        """Legal items by the model, the free text and the feedback together: (item id, score), best first."""
+        shelf, events = self.rec.shelf, taste.events(wish)
+        text = self.text.similarity(wish.text) if wish.text else None
+        if text is not None and legal.sum() > TEXT_POOL:
+            prior = self.rec.pool.scores([e.item_id for e in events])
+            near = np.where(legal, _z(text, legal) + 0.3 * _z(prior, legal), -np.inf)
+            narrow = np.zeros_like(legal)
+            narrow[np.argsort(-near, kind="stable")[:TEXT_POOL]] = True
+            legal = narrow
+        request = replace(taste.request, history=events, query=wish.text)
+        scores = self.rec.rank(request, legal, 4 * k, mode)
+        rows = np.array([shelf.index(i) for i in scores.item_ids])
+        total = _z(scores.scores)
+        if text is not None:
+            total = total + TEXT_WEIGHT * _z(text[rows])
+        if wish.avoid:
+            total = total - AVOID_WEIGHT * _z(self.text.similarity(wish.avoid)[rows])
+        if wish.like:
+            total = total + LIKE_WEIGHT * _z(self._affinity(rows, wish.like))
+        if away := [*taste.disliked, *wish.unlike]:
+            total = total - DISLIKE_WEIGHT * _z(self._affinity(rows, away))
+        order = sorted(range(len(rows)), key=lambda n: (-float(total[n]), scores.item_ids[n]))
+        return [(scores.item_ids[n], float(total[n])) for n in order]
+
+    def _affinity(self, rows: np.ndarray, others: Sequence[str]) -> Floats:
+        """How alike items are to others, float32 [n]: shared tags, and nearness in the model's own item space."""
+        ids = self.rec.shelf.item_ids
+        tags = np.array([sum(self.rec.reasoner.common(ids[r], o).weight for o in others) for r in rows])
+        out = _z(tags.astype(np.float32))
+        if self.rec.model.has_matching:
+            vectors = self.rec.ranker.item_vectors()
+            wanted = vectors[[self.rec.shelf.index(o) for o in others]].mean(axis=0)
+            out = out + _z(vectors[rows] @ wanted)
+        return out
+
+
+def _z(values: Floats, among: Bools | None = None) -> Floats:
+    """Standard scores (mean and deviation over `among`); zeros where all are alike."""
+    chosen = values if among is None else values[among]
+    spread = float(chosen.std()) if len(chosen) else 0.0
+    if spread < 1e-9:
+        return np.zeros_like(values, dtype=np.float32)
+    return np.asarray((values - chosen.mean()) / spread, dtype=np.float32)

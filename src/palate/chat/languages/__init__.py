@@ -1,0 +1,68 @@
+"""Languages of a conversation [plug-in]: a file here teaches chat to read plain wishes and to answer in one more.
+
+The parser reads English. A language turns the plain parts of a message (tags, years, amounts, negation, commands,
+quoted titles) into that English and leaves the rest as it is, for the ranking by text; and it holds chat's sentences.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+from palate.errors import ConfigError
+from palate.schema import Wording
+
+
+class Language(ABC):
+    """One language: how a message in it is told, read and answered."""
+
+    name: ClassVar[str]
+    sayings: ClassVar[Mapping[str, str]]
+    """Key -> sentence with {named} parts; the keys are those of English."""
+
+    @abstractmethod
+    def speaks(self, text: str) -> bool:
+        """Is a message in this language?"""
+
+    @abstractmethod
+    def plain(self, text: str, tags: Collection[str]) -> str:
+        """The message with its plain parts in the parser's English. tags: those of the catalogue, folded."""
+
+    def say(self, key: str, **parts: Any) -> str:
+        return self.sayings[key].format(**parts)
+
+    def noun(self, wording: Wording, count: int) -> str:
+        """What items are called behind a number of them."""
+        return wording.item if count == 1 else wording.items
+
+    def verb(self, wording: Wording) -> str:
+        return wording.verb
+
+    @abstractmethod
+    def conditions(self, filters: Mapping[str, Any], bare: Collection[str]) -> str:
+        """Filters in words; the names of `bare` fields go without saying."""
+
+    def sentence(self, reason: str, wording: Wording) -> str:
+        """A reason of `palate.recommender.reasons` in this language."""
+        return reason
+
+
+@cache
+def languages() -> Mapping[str, Language]:
+    """All languages by name. English is what a message is in that no other claims."""
+    from palate.registry import plugins
+
+    found = {name: cls() for name, cls in plugins(__name__, Language).items()}  # type: ignore[type-abstract]
+    for name, language in found.items():
+        if missing := found["en"].sayings.keys() - language.sayings.keys():
+            keys = ", ".join(sorted(missing))
+            raise ConfigError(f"language {name!r}: expected the sentences English has, misses {keys}")
+    return found
+
+
+def language_of(text: str) -> Language:
+    """The language a message is in."""
+    known = languages()
+    return next((known[n] for n in known if n != "en" and known[n].speaks(text)), known["en"])
