@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -290,6 +293,77 @@ def test_threads_lose_nothing_and_number_turns_in_order(store: Store) -> None:
     numbers = [[t.number for t in store.turns(s)] for s in sessions]
     assert numbers == [list(range(1, 49)), list(range(1, 37)), list(range(1, 37))]
     assert sum(len(store.events(f"u{n}")) for n in range(3)) == 120
+
+
+CHILD = """
+import sys
+from palate.store import Store, StoredEvent
+with Store.open(sys.argv[1]) as store:
+    for n in range(100_000):
+        number = store.save_turn(sys.argv[2], "user", f"{sys.argv[3]} {n}", [{"n": n}], {"last": f"{sys.argv[3]} {n}"})
+        print(number, sys.argv[3], n, flush=True)
+        if n % 5 == 4:
+            store.add_events([StoredEvent("guest", str(i), "like") for i in range(20)])
+            store.forget("guest")
+"""
+
+
+def test_a_kill_loses_no_turn_that_was_kept(where: str) -> None:
+    """Two processes write to one conversation and are killed at random moments, again and again."""
+    rng = random.Random(11)
+    with Store.open(where) as store:
+        session = store.new_session("ana", "m", {"last": None})
+        kept: dict[int, str] = {}
+        for round_ in range(8):
+            writers = [
+                subprocess.Popen(
+                    [sys.executable, "-c", CHILD, where, session, f"{round_}{name}"], stdout=subprocess.PIPE, text=True
+                )
+                for name in "ab"
+            ]
+            for writer in writers:
+                assert writer.stdout is not None
+                kept.update(_told(writer.stdout.readline()))
+            time.sleep(rng.uniform(0, 0.15))
+            for writer in writers:
+                writer.kill()
+                time.sleep(rng.uniform(0, 0.02))
+            for writer in writers:
+                told = writer.communicate(timeout=30)[0].splitlines(keepends=True)
+                kept.update(_told("".join(told[-1:])) if told and told[-1].endswith("\n") else {})
+                for line in told[:-1]:
+                    kept.update(_told(line))
+            turns = store.turns(session)
+            assert [t.number for t in turns] == list(range(1, len(turns) + 1))
+            assert kept.items() <= {t.number: t.text for t in turns}.items()
+            assert store.session(session).state == {"last": turns[-1].text}, "a turn and its state go together"
+            if where.startswith("sqlite"):
+                with store.engine.connect() as db:
+                    assert db.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        assert len(kept) > 50
+        store.save_turn(session, "user", "still here")
+
+
+def _told(line: str) -> dict[int, str]:
+    number, _, text = line.strip().partition(" ")
+    return {int(number): text}
+
+
+def test_processes_may_open_a_new_store_at_once(where: str) -> None:
+    code = "import sys; from palate.store import Store; input(); Store.open(sys.argv[1]).new_session('ana', 'm')"
+    starting = [
+        subprocess.Popen([sys.executable, "-c", code, where], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(5)
+    ]
+    time.sleep(1.5)
+    for process in starting:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    told = [process.communicate(timeout=60)[1] for process in starting]
+    assert [p.returncode for p in starting] == [0] * 5, "".join(told)
+    with Store.open(where) as store:
+        assert len(store.export("ana")["sessions"]) == 5
 
 
 # --- layouts ------------------------------------------------------------------------------------------

@@ -168,6 +168,13 @@ class Store:
             db.execute(insert(turns).values(items=list(items), **new))
         return number
 
+    def save_state(self, session_id: str, state: Mapping[str, Any]) -> None:
+        """Keep a conversation's new state, as after feedback without a message. RequestError as `save_turn`."""
+        values = {"updated": time.time(), "state": check_json(dict(state), "state")}
+        with self._writing() as db:
+            if not db.execute(update(sessions).where(sessions.c.id == session_id).values(**values)).rowcount:
+                raise _unknown(session_id)
+
     def turns(self, session_id: str) -> list[Turn]:
         """The messages of a conversation, oldest first. RequestError where there is none of that id."""
         with self._reading() as db:
@@ -230,22 +237,24 @@ class Store:
         return hmac.new(self._salt, user.encode(errors="replace"), hashlib.sha256).hexdigest()
 
     def _scrub(self) -> None:
-        """Write the log back and empty it: it holds pages as they were before."""
-        until = time.monotonic() + SCRUB_SECONDS
-        while True:
-            with closing(self.engine.raw_connection()) as db:  # outside of any transaction
-                busy = db.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            if not busy:
-                return
-            if time.monotonic() > until:
-                warnings.warn(
-                    f"the person is gone from {self.where}, but the log beside it is in use and keeps old pages until "
-                    "its readers end; forget them again later",
-                    PalateWarning,
-                    stacklevel=3,
-                )
-                return
-            time.sleep(0.05)
+        """Leave no byte of what was deleted in the file or its log.
+
+        SQLite overwrites what it deletes, but copies remain where it moved rows between pages; a file written anew
+        has none. The log holds pages as they were, until it is emptied.
+        """
+        with self._turn, closing(self.engine.raw_connection()) as db:  # both work outside of any transaction only
+            sql = db.cursor()
+            sql.execute("VACUUM")
+            sql.execute(f"PRAGMA busy_timeout = {int(1000 * SCRUB_SECONDS)}")
+            [busy, *_] = sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            sql.execute(f"PRAGMA busy_timeout = {int(1000 * connect.WAIT)}")
+        if busy:
+            warnings.warn(
+                f"the person is gone from {self.where}, but the log beside it is being read and keeps old pages until "
+                "its readers end; forget them again later",
+                PalateWarning,
+                stacklevel=3,
+            )
 
     # --- transactions -------------------------------------------------------------------------------
 
