@@ -32,15 +32,21 @@ def _card(item: Recommendation) -> str:
     )
 
 
-def _picture(path: Path | None) -> str:
-    """A data URI, or "" where there is no picture of a known kind and a moderate size."""
-    if path is None:
-        return ""
+def picture_kind(path: Path) -> str:
+    """jpeg, png, gif or webp; "" where the file is of no such kind, too large for a card, or cannot be read."""
     try:
         if path.stat().st_size > PICTURE_BYTES:
             return ""
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(8)
     except OSError:
         return ""
-    kind = next((name for magic, name in _KINDS.items() if data.startswith(magic)), None)
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}" if kind else ""
+    return next((name for magic, name in _KINDS.items() if start.startswith(magic)), "")
+
+
+def _picture(path: Path | None) -> str:
+    """A data URI, or "" where there is no picture that can be shown."""
+    kind = picture_kind(path) if path is not None else ""
+    if path is None or not kind:
+        return ""
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -48,6 +48,13 @@ class Ranker:
         """`embedding` where there is a matching head, else `likelihood`."""
         return "embedding" if self.runner.model.has_matching else "likelihood"
 
+    @property
+    def mode_names(self) -> list[str]:
+        """Names of the modes this model can score in, the default first."""
+        names = [n for n in modes.names() if n != "embedding" or self.runner.model.has_matching]
+        names += [FUSED] if "decision" in self.meta else []
+        return sorted(names, key=lambda n: n != self.default)
+
     def mode(self, name: str | None = None) -> modes.Mode:
         """The mode called `name`; None: the default."""
         name = name or self.default
@@ -144,7 +151,7 @@ class Ranker:
 def _chosen(request: Request, row: Floats, legal: Bools, ids: Sequence[str]) -> Scores:
     """The scores of the items in the mask."""
     places = np.flatnonzero(legal)
-    return Scores(request.request_id, request.user_id, tuple(ids[i] for i in places), row[places])
+    return Scores(request.request_id, request.user_id, tuple(ids[i] for i in places.tolist()), row[places])
 
 
 def _listed(request: Request, best: Sequence[tuple[str, float]]) -> Scores:

@@ -1,0 +1,56 @@
+"""Run the service until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import typer
+import uvicorn
+
+from palate.apps.serve.app import create_app
+from palate.apps.serve.settings import Settings
+from palate.errors import ConfigError
+from palate.recommender import Recommender
+from palate.store import Store
+
+SWITCH = 0.001
+"""Seconds a thread may hold the interpreter while another waits: the worker's Python must not keep the sockets."""
+
+
+def run(rec: Recommender, store: Store, settings: Settings, access_log: bool = False) -> None:
+    """Warm the model up, open the port and serve. On SIGTERM or Ctrl-C running requests are finished first.
+
+    Raises ConfigError where the port cannot be had.
+    """
+    sock = _bound(settings)
+    rec.recommend(k=1)  # loads what is loaded when first asked, so that nobody waits for it
+    sys.setswitchinterval(SWITCH)
+    config = uvicorn.Config(
+        create_app(rec, store, settings),
+        log_level="warning",
+        access_log=access_log,
+        timeout_graceful_shutdown=max(1, round(settings.drain)),
+        server_header=False,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"palate: {', '.join(rec.adapters)} at http://{shown}:{port}  (documentation at /docs, Ctrl-C to stop)")
+    sys.stdout.flush()
+    uvicorn.Server(config).run(sockets=[sock])
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """A socket on the port: taken before the model is loaded into memory, so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"expected to listen on {settings.host}, port {settings.port}, got: {error.strerror}; choose another --port"
+        ) from None
+    return sock
