@@ -162,7 +162,7 @@ def test_titles_are_read(wishes: Wishes, text: str, like: list[str], unlike: lis
 def test_intents(wishes: Wishes, text: str, intent: str, title: str | None) -> None:
     wish = wishes.parse(text)
     assert wish.intent == intent
-    assert (wishes.shelf[wish.target].title if wish.target else None) == title
+    assert [wishes.shelf[i].title for i in wish.targets] == ([title] if title else [])
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palate.chat.reading import State
 from palate.chat.words import DECADES, NUMBERS, stem
 from palate.recommender.fields import Field
 from palate.recommender.filters import number
 from palate.recommender.shelf import Shelf
-
-if TYPE_CHECKING:
-    from palate.chat.wishes import _State
 
 _I = re.IGNORECASE
 _Y = r"(?:1[89]|20)\d\d"
@@ -43,16 +40,24 @@ STRICT = (
     "longer than",
 )  # fmt: skip
 _MORE = "over|above|more than|longer than|at least|min(?:imum)?(?: of)?|no less than|not under"
+_ABOUT = "about|around|roughly|approximately|circa|some"
+NEARBY = 0.12
+"""How far "about 90 minutes" reaches, as a share of the amount."""
 _N = r"(?P<cur>[$€£])?\s*(?P<n>\d+(?:[.,]\d+)?|\b(?:an?|one|two|three|four))(?P<half>\s+and a half)?"
 _AMOUNT = re.compile(
-    rf"\b(?P<op>{_LESS}|{_MORE})\s+{_N}\s*(?P<unit>[a-z€$£]+)?"
-    r"(?:\s+(?P<more>\d+)\s*min\w*)?(?P<half2>\s+and a half)?",
+    rf"{_NO}\b(?P<op>{_LESS}|{_MORE}|{_ABOUT})\s+{_N}[\s-]*(?P<unit>[a-z€$£]+)?"
+    r"(?:\s+(?P<more>\d+)\s*min\w*)?(?P<half2>\s+and a half)?(?:\s+(?:long|in length))?",
     _I,
 )
 _AFTER = re.compile(
-    rf"{_N}\s*(?P<unit>[a-z€$£]+)\s+(?P<op>or less|max(?:imum)?|tops|at most|or shorter|or more|or longer)\b",
+    rf"{_N}\s*(?P<unit>[a-z€$£]+)\s+"
+    r"(?P<op>or less|max(?:imum)?|tops|at most|or shorter|or more|or longer|plus|minimum)\b",
     _I,
 )
+_EXACT = re.compile(
+    rf"(?P<op>){_N}[\s-]*(?P<unit>min\w*|hours?|hrs?|h)\b(?:\s+(?P<more>\d+)\s*min\w*)?(?:\s+long)?", _I
+)
+_CLOCK = re.compile(r"\b(\d{1,2})\s*h(?:ours?|rs?)?\s*(\d{2})(?:\s*(?:m|min\w*))?\b", _I)
 _SOFT = re.compile(
     r"(?P<no>\b(?:not|nothing|no|isn't)\s+)?(?:\b(?:too|so|very|that)\s+)?\b(?P<word>short|long|recent|newer|modern|old|older|"
     r"classic|vintage|cheap|expensive|shorter|longer)\b",
@@ -83,10 +88,12 @@ class Amounts:
     def _named(self, names: tuple[str, ...]) -> str | None:
         return next((n for n in self.numbers if n.casefold() in names), None)
 
-    def read(self, state: _State) -> None:
+    def read(self, state: State) -> None:
         """Move the amounts of a message into its filters."""
-        state.take(_AMOUNT, lambda m: self._amount(state, m))
-        state.take(_AFTER, lambda m: self._amount(state, m))
+        if self.time is not None:  # "1h30" is 90 minutes
+            state.rest = _CLOCK.sub(lambda m: f"{60 * int(m[1]) + int(m[2])} minutes", state.rest)
+        for pattern in (_AMOUNT, _AFTER, _EXACT):
+            state.take(pattern, lambda m: self._amount(state, m))
         state.take(_SPAN, lambda m: self._years(state, float(m["a"]), float(m["b"])))
         state.take(_DECADE, lambda m: self._decade(state, m))
         state.take(_YEAR, lambda m: self._one_year(state, m))
@@ -94,19 +101,19 @@ class Amounts:
 
     # --- years --------------------------------------------------------------------------------------
 
-    def _years(self, state: _State, low: float | None, high: float | None, no: bool = False) -> bool:
+    def _years(self, state: State, low: float | None, high: float | None, no: bool = False) -> bool:
         if self.year is None:
             return self._cannot(state, "the year")
         if low is not None and high is not None:
             state.want(self.year, (min(low, high), max(low, high)), no, either=True)
-        elif no:
-            state.want(self.year, (low, high), no)
         else:
+            if no:  # nothing before 1980 is: from 1980 on
+                low, high = (None if high is None else high + 1), (None if low is None else low - 1)
             ends = {k: v for k, v in (("min", low), ("max", high)) if v is not None}
             state.limit(self.year, **ends)
         return True
 
-    def _decade(self, state: _State, m: re.Match[str]) -> bool:
+    def _decade(self, state: State, m: re.Match[str]) -> bool:
         text = m["ten"].casefold().replace("'", "").removesuffix("s")
         value = DECADES.get(m["ten"].casefold(), None)
         start = float(value if value is not None else text)
@@ -130,7 +137,7 @@ class Amounts:
         fits = info is not None and info.low <= late + 9 and late <= info.high
         return late if fits or (info is None and ten < 30) else 1900 + ten
 
-    def _one_year(self, state: _State, m: re.Match[str]) -> bool:
+    def _one_year(self, state: State, m: re.Match[str]) -> bool:
         year, op, no = float(m["year"]), (m["op"] or "").casefold(), bool(m["no"])
         if op in ("before", "prior to", "pre", "older than", "earlier than"):
             return self._years(state, None, year - 1, no)
@@ -144,7 +151,7 @@ class Amounts:
 
     # --- amounts ------------------------------------------------------------------------------------
 
-    def _amount(self, state: _State, m: re.Match[str]) -> bool:
+    def _amount(self, state: State, m: re.Match[str]) -> bool:
         groups = m.groupdict()
         text, unit = groups["n"].casefold().strip(), (groups.get("unit") or "").casefold()
         value = NUMBERS[text] if text in NUMBERS else number(text)
@@ -157,15 +164,20 @@ class Amounts:
         hours = re.fullmatch(r"h|hrs?|hours?", unit) is not None
         name = self._field_for(op, unit, bool(groups["cur"]), hours)
         if name is None:
-            if text in NUMBERS and not hours:
+            if (text in NUMBERS and not hours) or op in ("", *_ABOUT.split("|")):
                 return False
             what = f"{groups['cur'] or ''}{text} {unit}".strip()
             return self._cannot(state, f"“{m['op']} {what}”")
         if hours and (self.numbers[name].unit.startswith("min") or self.numbers[name].high > 15):
             value = 60 * value + float(groups.get("more") or 0)
+        if op in ("", *_ABOUT.split("|")):
+            near = {"min": (1 - NEARBY) * value, "max": (1 + NEARBY) * value}
+            state.hint(" ".join(m[0].split()).casefold(), name, near)
+            return True
         most = re.fullmatch(rf"{_LESS}|or less|tops|or shorter", op) is not None
-        strict = op in STRICT
-        step = 1e-6 if strict else 0.0
+        step = 1e-6 if op in STRICT else 0.0
+        if groups.get("no"):  # nothing over 100: at most 100
+            most, step = not most, 1e-6 - step
         state.limit(name, **({"max": value - step} if most else {"min": value + step}))
         return True
 
@@ -193,7 +205,7 @@ class Amounts:
                 return name
         return None
 
-    def _soft(self, state: _State, m: re.Match[str]) -> bool:
+    def _soft(self, state: State, m: re.Match[str]) -> bool:
         """ "short", "recent": a hint towards a quarter of the catalogue; "not too long" only leaves out a
         quarter.
         """
@@ -212,11 +224,9 @@ class Amounts:
             condition = {"min": float(low)} if end == "max" else {"max": float(high)}
         else:
             condition = {"max": float(low)} if end == "max" else {"min": float(high)}
-        state.hints.append((m[0].strip().casefold(), {name: condition}))
+        state.hint(m[0].strip().casefold(), name, condition)
         return True
 
-    def _cannot(self, state: _State, what: str) -> bool:
-        note = f"I cannot check {what}: the catalogue does not say."
-        if note not in state.notes:
-            state.notes.append(note)
+    def _cannot(self, state: State, what: str) -> bool:
+        state.note("cannot_check", what=what)
         return True

@@ -81,7 +81,7 @@ class Chat:
         self.last: Answer | None = None
         self._lock = lock_of(rec)
         text = TextMatch(rec.shelf, dense)
-        self._wishes = Wishes(rec.shelf, rec.fields)
+        self._wishes = Wishes(rec.shelf, rec.fields, text, rec.dataset.wording.item)
         year = self._wishes.amounts.year
         self._finder, self._speaker = Finder(rec, text, year), Speaker(rec, year)
         self._forget()
@@ -193,13 +193,17 @@ class Chat:
         if wish.intent == "reset":
             return Turn(self.reset().text)
         if wish.questions:
-            self.offer = wish.offer
+            self.offer = self._offered(wish)
             return Turn(" ".join(wish.questions))
-        if wish.intent in ("like", "dislike", "seen") and wish.target is not None:
-            give = {"like": self.like, "dislike": self.dislike, "seen": self.mark_seen}[wish.intent]
-            return Turn(give(wish.target).text)
+        if wish.intent in ("like", "dislike", "seen") and wish.targets:
+            into, key = {
+                "like": (self.liked, "liked"), "dislike": (self.disliked, "disliked"), "seen": (self.seen, "seen")
+            }[wish.intent]  # fmt: skip
+            for item_id in wish.targets:
+                self._feedback(item_id, into)
+            return Turn(self._say(key, title=self._speaker.titles(self.language, wish.targets)))
         if wish.intent == "why":
-            target = wish.target or next(iter(self.latest), None)
+            target = next(iter((*wish.targets, *self.latest)), None)
             return Turn(why=target) if target else Turn(self._say("nothing_yet"))
         if wish.intent in ("empty", "yes", "no"):
             return Turn(self._say("declined" if wish.intent == "no" and offer else "mood"))
@@ -223,6 +227,13 @@ class Chat:
             if name is not None:
                 self.offer = tuple(replace(s, without=(*s.without, name)) for s in said)
             return Turn(reply)
+
+    def _offered(self, wish: Wish) -> tuple[Said, ...] | str | None:
+        """What a "yes" to a wish's questions would mean."""
+        if isinstance(wish.offer, Said):
+            before = self.said if wish.refines and self.wish is not None else ()
+            return (*before, wish.offer)
+        return wish.offer
 
     def folded(self, said: Sequence[Said]) -> Wish:
         """The wish that messages make up."""

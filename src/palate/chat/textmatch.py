@@ -54,6 +54,10 @@ class TextMatch:
         # words decide names and rare terms that sentence vectors blur
         return np.asarray(cosine + 0.2 * words, dtype=np.float32)
 
+    def holds(self, word: str) -> bool:
+        """Does any item's text hold a word of this stem?"""
+        return stem(word) in self._postings
+
     def _vectors(self) -> Floats:
         """Unit vectors of all items, float32 [N, F], from the feature cache."""
         if self._kept is None or len(self._kept) != len(self.shelf):

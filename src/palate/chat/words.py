@@ -12,8 +12,8 @@ def _set(text: str) -> frozenset[str]:
 
 
 NEGATORS = _set(
-    """not no without never except isn't aren't don't dont doesn't didn't nothing avoid hate non excluding
-    minus less neither nor won't can't skip"""
+    """not no without never except isn't aren't don't dont doesn't didn't nothing avoid hate non minus
+    less neither nor won't can't skip excluding exclude dislike"""
 )
 RESETS = _set("but just only please with from under over about like instead rather mind maybe")
 GREETINGS = _set("hi hello hey thanks thank ok okay hm hmm yo greetings good morning evening bye")
@@ -30,21 +30,49 @@ GENERIC = _set(
     watching we weekend well were what what's when where which while who why will wish with would year
     years you your evening night read buy listen play chosen choose movie movies film films item items
     book books product products article articles song songs game games place places course courses directed
-    starring featuring written acted"""
+    starring featuring written acted surprise whatever kinda pls plz gimme wanna flick flicks shows title titles
+    genre genres called named ever lately stand prefer thanks feeling seem sounds half couple hour hours minute minutes
+    min mins long"""
 )
 """Words that carry no wish of their own."""
 
-EVERYDAY = {
-    "funny": "comedy", "hilarious": "comedy", "humorous": "comedy", "laugh": "comedy", "laughs": "comedy",
-    "lighthearted": "comedy", "scary": "horror", "frightening": "horror", "creepy": "horror",
-    "spooky": "horror", "kid": "children", "kids": "children", "family": "children", "child": "children",
-    "cartoon": "animation", "cartoons": "animation", "romantic": "romance", "love": "romance",
-    "exciting": "thriller", "suspense": "thriller", "suspenseful": "thriller", "tense": "thriller",
-    "scifi": "sci-fi", "space": "sci-fi", "science-fiction": "sci-fi", "futuristic": "sci-fi",
-    "whodunit": "mystery", "detective": "mystery", "gangster": "crime", "mafia": "crime", "heist": "crime",
-    "cowboy": "western", "cowboys": "western", "singing": "musical", "noir": "film-noir",
+EMPTY = GENERIC | GREETINGS | RESETS
+"""Words that say nothing of what is wanted."""
+
+SYNONYMS = {
+    "science fiction": "sci-fi", "science-fiction": "sci-fi", "scifi": "sci-fi", "sci fi": "sci-fi",
+    "noir": "film-noir", "docu": "documentary", "docs": "documentary",
 }  # fmt: skip
-"""Everyday word -> tag it hints at; used only where the catalogue has such a tag."""
+"""Another name of a tag, which is meant firmly."""
+
+EVERYDAY: dict[str, tuple[str, ...]] = {
+    word: tuple(meant.split("+"))
+    for meant, words in {
+        "comedy": "funny hilarious humorous humor laugh laughs lighthearted light-hearted silly",
+        "horror": "scary frightening creepy spooky terrifying",
+        "children": "kid kids family child family-friendly toddler toddlers",
+        "animation": "cartoon cartoons",
+        "romance": "romantic love lovers",
+        "thriller": "exciting suspense suspenseful tense gripping",
+        "sci-fi": "space futuristic spaceship spaceships",
+        "mystery": "whodunit whodunnit detective detectives",
+        "crime": "gangster gangsters mafia heist heists",
+        "western": "cowboy cowboys",
+        "musical": "singing",
+        "drama": "tearjerker weepie",
+        "romance+comedy": "romcom rom-com romcoms",
+    }.items()
+    for word in words.split()
+}
+"""Everyday word -> tags it hints at; used only where the catalogue has such tags."""
+
+NEGATIONS = re.compile(
+    r"\b(?:(?:tired|sick|bored) of|fed up with|instead of|rather than|other than|apart from|"
+    r"(?:anything|everything) but|"
+    r"enough of|(?:keep|stay) away from|can(?:'t|not) stand|no more(?! than))\b",
+    re.IGNORECASE,
+)
+"""Several words that negate what follows."""
 
 DECADES = {
     "twenties": 20, "thirties": 30, "forties": 40, "fifties": 50, "sixties": 60, "seventies": 70,

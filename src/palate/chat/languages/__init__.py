@@ -7,7 +7,7 @@ quoted titles) into that English and leaves the rest as it is, for the ranking b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -27,8 +27,8 @@ class Language(ABC):
         """Is a message in this language?"""
 
     @abstractmethod
-    def plain(self, text: str, tags: Collection[str]) -> str:
-        """The message with its plain parts in the parser's English. tags: those of the catalogue, folded."""
+    def plain(self, text: str, known: Callable[[str], bool]) -> str:
+        """The message with its plain parts in the parser's English. known: is a word a tag of the catalogue?"""
 
     def say(self, key: str, **parts: Any) -> str:
         return self.sayings[key].format(**parts)

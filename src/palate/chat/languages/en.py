@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 from palate.chat.languages import Language
@@ -43,7 +43,7 @@ class English(Language):
     def speaks(self, text: str) -> bool:
         return True
 
-    def plain(self, text: str, tags: Collection[str]) -> str:
+    def plain(self, text: str, known: Callable[[str], bool]) -> str:
         return text
 
     def conditions(self, filters: Mapping[str, Any], bare: Collection[str]) -> str:
