@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,8 +18,10 @@ from palate.apps.serve import problems
 from palate.apps.serve.metrics import Metrics
 from palate.apps.serve.settings import Settings
 
-OPEN = ("/", "/healthz", "/readyz", "/v1/about")
-"""Paths that need no key, beside the page's own files."""
+OPEN = ("/", "/healthz", "/readyz", "/v1/about", "/docs", "/openapi.json")
+"""Paths that need no key: they tell what the service is, and nothing of its people or its catalogue."""
+FILES = ("/static/", "/docs/")
+"""What the page and the documentation are made of: open too."""
 COOKIE = "palate_key"
 """Where a page keeps the key for pictures: a browser sends no header with an image."""
 POLICY = (
@@ -48,12 +51,12 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status, started = time.monotonic(), 500, False
+        start, status = time.monotonic(), 500
 
         async def answer(message: Message) -> None:
-            nonlocal status, started
+            nonlocal status
             if message["type"] == "http.response.start":
-                status, started = message["status"], True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -66,17 +69,36 @@ class Guard:
             refusal = self._refusal(scope)
             if refusal is not None:
                 await refusal(scope, receive, answer)
-                return
-            try:
-                await self.app(scope, self._bounded(receive), answer)
-            except _TooLarge:
-                if started:
-                    raise
-                await self._too_large()(scope, receive, answer)
+            else:
+                await self._bounded(scope, receive, answer)
         finally:
             self.metrics.open.dec()
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, time.monotonic() - start)
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app, with a body that breaks off where it grows too long; what the app makes of that is not sent."""
+        size, over, started = 0, False, False
+
+        async def bounded() -> Message:
+            nonlocal size, over
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.settings.body:
+                over = True
+                raise _TooLarge
+            return message
+
+        async def unless_over(message: Message) -> None:
+            nonlocal started
+            if not over or started:
+                started = True
+                await send(message)
+
+        with suppress(_TooLarge):
+            await self.app(scope, bounded, unless_over)
+        if over and not started:
+            await self._too_large()(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = Headers(scope=scope)
@@ -100,7 +122,7 @@ class Guard:
 
     @staticmethod
     def _public(scope: Scope) -> bool:
-        return scope["path"] in OPEN or scope["path"].startswith("/static/")
+        return scope["path"] in OPEN or scope["path"].startswith(FILES)
 
     def _known(self, scope: Scope, headers: Headers) -> bool:
         kind, _, key = headers.get("authorization", "").partition(" ")
@@ -113,19 +135,6 @@ class Guard:
     def _too_large(self) -> ASGIApp:
         told = f"expected a body of at most {self.settings.body:,} bytes, got more; send it in parts"
         return problems.response(told, "too_large", 413, {"Connection": "close"})
-
-    def _bounded(self, receive: Receive) -> Receive:
-        size = 0
-
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.settings.body:
-                raise _TooLarge
-            return message
-
-        return bounded
 
 
 def _matches(key: str, keys: Sequence[str]) -> bool:

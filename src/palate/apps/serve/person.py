@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from palate.recommender import Recommender
@@ -43,15 +43,17 @@ class People:
     ) -> Person:
         """A person by id, by what they chose (ids, titles or Events, oldest first; in place of what is known), or
         nobody in particular. Raises RequestError for an unknown item."""
+        find = self.rec.shelf.find
+        own = [find(h) if isinstance(h, str) else replace(h, item_id=find(h.item_id)) for h in history or ()]
         if user is None:
-            return Person(self.rec.request(None, history, context), False)
+            return Person(self.rec.request(None, own, context), False)
         forgotten = self.store.was_forgotten(user)
         past = () if forgotten else self._past(user)
         heard = self.store.events(user)
         feedback = self.store.feedback(user)
         gone = set(feedback.disliked)
         later = [e.as_event() for e in heard if e.kind != "dislike" and e.item not in gone and e.item in self.rec.shelf]
-        events = list(history) if history else _latest([*past, *later])
+        events: list[str | Event] = own or list(_latest([*past, *later]))
         # without a name where the data set's own rows must not be read
         name = user if events and not forgotten else None
         request = self.rec.request(name, events, context)

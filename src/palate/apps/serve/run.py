@@ -34,6 +34,7 @@ def run(rec: Recommender, store: Store, settings: Settings, access_log: bool = F
         server_header=False,
         h11_max_incomplete_event_size=64 << 10,
     )
+    sock.listen(2048)  # who reads the line below may connect at once
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"palate: {', '.join(rec.adapters)} at http://{shown}:{port}  (documentation at /docs, Ctrl-C to stop)")

@@ -1,20 +1,16 @@
-"""For those who run the server: is it alive, is it ready, what has it done; and its documentation."""
+"""For those who run the server: is it alive, is it ready, what does it hold, what has it done."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 import palate
-from palate.apps.serve.problems import NotFound
 from palate.apps.serve.service import Here
 
 router = APIRouter(tags=["operations"])
-PAGE = Path(__file__).parents[1] / "page"
-KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 @router.get("/healthz")
@@ -67,18 +63,3 @@ async def about(here: Here) -> dict[str, Any]:
         "fields": fields,
         "needs_key": bool(here.settings.keys),
     }
-
-
-@router.get("/", include_in_schema=False)
-async def page() -> FileResponse:
-    """The page."""
-    return await static("index.html")
-
-
-@router.get("/static/{name}", include_in_schema=False)
-async def static(name: str) -> FileResponse:
-    """A file of the page, by its bare name."""
-    path = PAGE / name
-    if "/" in name or "\\" in name or path.suffix not in KINDS or not path.is_file():
-        raise NotFound(f"the page has no file {name!r:.80}")
-    return FileResponse(path, media_type=KINDS[path.suffix], headers={"Cache-Control": "no-cache"})

@@ -75,10 +75,14 @@ async def export(here: Here, user: str) -> JSONResponse:
 
 @router.delete("/v1/users/{user}")
 async def forget(here: Here, user: str) -> dict[str, Any]:
-    """Remove a person from the store, and use the data set's rows of theirs no more."""
+    """Remove a person from the store, and use the data set's rows of theirs no more.
+
+    dataset_rows: those that lie in the data set's files all the same; `palate forget --data DIR` takes them out.
+    """
     gone = await asyncio.to_thread(here.store.forget, user)
     here.sessions.forget(user)
-    return {"user": user, "removed": {"events": gone.events, "sessions": gone.sessions, "turns": gone.turns}}
+    removed = {"events": gone.events, "sessions": gone.sessions, "turns": gone.turns}
+    return {"user": user, "removed": removed, "dataset_rows": len(await asyncio.to_thread(_rows, here, user))}
 
 
 def _rows(here: Service, user: str) -> list[dict[str, Any]]:
