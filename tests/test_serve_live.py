@@ -149,10 +149,9 @@ def test_a_client_that_leaves_takes_its_job_along(live: Live) -> None:
 def test_a_stream_that_is_left_keeps_what_it_told(live: Live) -> None:
     session = httpx.post(f"{live.url}/v1/chat/sessions", json={"user": "4"}).json()["session"]
     body = {"messages": [{"role": "user", "content": "a comedy"}], "session": session, "stream": True}
-    with live.held():
-        with httpx.stream("POST", f"{live.url}/v1/chat/completions", json=body) as answer:
-            assert answer.status_code == 200
-            next(answer.iter_lines())
+    with live.held(), httpx.stream("POST", f"{live.url}/v1/chat/completions", json=body) as answer:
+        assert answer.status_code == 200
+        next(answer.iter_lines())
         # left before the model was asked; the question is kept, the next turn is not held up
     turns = httpx.get(f"{live.url}/v1/chat/sessions/{session}").json()["turns"]
     assert [t["role"] for t in turns][:1] == ["user"]
