@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from palate.chat.textmatch import TextMatch
-from palate.chat.wishes import Wish
+from palate.chat.wishes import Hint, Wish
 from palate.errors import EmptyLegalSet
 from palate.recommender.shelf import plain
 from palate.schema import Bools, Event, Floats, Request
@@ -54,8 +54,8 @@ class Legal:
     """Items that may be named (bool [N]); hints kept, and hints given up because nothing would be left."""
 
     mask: Bools
-    kept: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
+    kept: tuple[Hint, ...] = ()
+    dropped: tuple[Hint, ...] = ()
 
 
 class Finder:
@@ -73,14 +73,14 @@ class Finder:
         if not mask.any():
             raise EmptyLegalSet("everything that fits has been named")
         kept, dropped = [], []
-        for words, condition in wish.hints:
-            narrower = mask & shelf.mask(condition)
+        for hint in wish.hints:
+            narrower = mask & shelf.mask(hint[1])
             if narrower.any():
                 mask = narrower
-                kept.append(words)
+                kept.append(hint)
             else:
-                dropped.append(words)
-        return Legal(mask, tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(dropped)))
+                dropped.append(hint)
+        return Legal(mask, tuple(kept), tuple(dropped))
 
     def best(self, wish: Wish, taste: Taste, legal: Legal, k: int, mode: str | None) -> list[tuple[str, float]]:
         """The k best (item id, score); where hints leave fewer, what meets only the filters follows."""

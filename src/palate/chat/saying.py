@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from palate.chat.languages import Language
-from palate.chat.wishes import Wish
+from palate.chat.wishes import Hint, Wish
+from palate.recommender.shelf import plain
 
 if TYPE_CHECKING:
     from palate.chat.finding import Legal
@@ -32,10 +33,10 @@ class Speaker:
     def say(self, language: Language, key: str, count: int = 2, **parts: Any) -> str:
         """A sentence; count: of the items it is about."""
         w = self.rec.dataset.wording
-        words = {"item": language.noun(w, 1), "items": language.noun(w, count), "verb": language.verb(w)}
+        words = {"item": language.noun(w), "items": language.noun(w, count), "verb": language.verb(w)}
         return language.say(key, **words, count=count, **parts)
 
-    def titles(self, language: Language, ids: tuple[str, ...], joint: str = "and") -> str:
+    def titles(self, language: Language, ids: Sequence[str], joint: str = "and") -> str:
         names = [self.rec.shelf[i].title for i in ids]
         return language.say(joint).join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
@@ -43,7 +44,7 @@ class Speaker:
 
     def head(self, language: Language, wish: Wish, legal: Legal, count: int) -> str:
         """The line above the items: how many, and what they are."""
-        told = [language.conditions(wish.filters, self.bare), *legal.kept]
+        told = [language.conditions(wish.filters, self.bare), *self._hints(language, legal.kept)]
         if wish.like:
             told.append(language.say("like", titles=self.titles(language, wish.like)))
         if wish.unlike:
@@ -52,9 +53,12 @@ class Speaker:
         known = "; ".join(filter(None, told))
         return self.say(language, "head_told" if known else "head", count, told=known)
 
+    def _hints(self, language: Language, hints: Sequence[Hint]) -> list[str]:
+        return list(dict.fromkeys(language.hinted(words, condition, self.bare) for words, condition in hints))
+
     def line(self, language: Language, item: Recommendation) -> str:
         """An item's numbered line."""
-        reason = language.sentence(item.reason, self.rec.dataset.wording)
+        reason = self._sentence(language, item.reason)
         return f"{item.rank}. " + language.say("line", title=self._dated(item.item_id), reason=reason)
 
     def tail(self, language: Language, wish: Wish, legal: Legal, count: int, k: int) -> Iterator[str]:
@@ -62,8 +66,28 @@ class Speaker:
         if count < k:
             yield self.say(language, "end")
         if legal.dropped:
-            yield self.say(language, "dropped", what=language.say("and").join(legal.dropped))
+            yield self.say(language, "dropped", what=", ".join(self._hints(language, legal.dropped)))
         yield from wish.notes
+
+    def _sentence(self, language: Language, reason: str) -> str:
+        return language.sentence(reason, self.rec.dataset.wording, self._listed)
+
+    def _listed(self, text: str) -> list[str]:
+        """The titles in "A and B", where a title may hold an "and" itself."""
+        known = self.rec.shelf.titles
+        for joint in re.finditer(" and ", text):
+            pair = [text[: joint.start()], text[joint.end() :]]
+            if all(plain(title) in known for title in pair):
+                return pair
+        return [text]
+
+    def pointed(self, language: Language, text: str, latest: Sequence[str]) -> str:
+        """A message with "the second one" written out as the title of that line of the last answer."""
+        for start, end, place in reversed(language.references(text)):
+            if 0 < place <= len(latest) or (place < 0 and latest):
+                title = self._dated(latest[place - 1 if place > 0 else place])
+                text = f"{text[:start]}《{title}》{text[end:]}"
+        return text
 
     def named(self, text: str) -> list[str]:
         """Ids of the items that the numbered lines of an answer name, in their order."""
@@ -82,8 +106,6 @@ class Speaker:
 
     def _item_of(self, head: str) -> str | None:
         """The item whose title, as `line` writes it, is exactly this."""
-        from palate.recommender.shelf import plain
-
         bare = re.sub(r"\s*\([^()]*\)$", "", head)
         ids = [i for key in (head, bare) for i in self.rec.shelf.titles.get(plain(key), ())]
         return next((i for i in ids if self._dated(i) == head), next(iter(ids), None))
@@ -104,7 +126,7 @@ class Speaker:
 
     def why(self, language: Language, found: Explanation) -> str:
         """An explanation as a sentence, and the history items that moved the score most with their numbers."""
-        reason = language.sentence(found.reason, self.rec.dataset.wording)
+        reason = self._sentence(language, found.reason)
         lines = [language.say("line", title=found.title, reason=reason)]
         for one in found.strongest(WHY_LINES):
             shared = ", ".join(tag for _, tag in one.shared[:3])

@@ -185,6 +185,7 @@ class Chat:
         """Understand a message. Feedback and a reset count at once; no model runs."""
         self.language = language_of(text) if text.strip() else self.language
         offer, self.offer = self.offer, None
+        text = self._speaker.pointed(self.language, text, self.latest)
         wish = self._wishes.parse(text)
         if wish.intent == "yes" and offer is not None:
             return self._hear(offer) if isinstance(offer, str) else self._turn(self.folded(offer), offer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from functools import cached_property
 
@@ -17,6 +18,16 @@ from palate.recommender.shelf import Shelf
 from palate.schema import Floats, Item
 
 ENCODER = "all-minilm-l6-v2"
+
+
+_LATIN = re.compile(r"[A-Za-z]{2}")
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
+
+
+def _terms(text: str) -> list[str]:
+    """Word stems; of Chinese, which sets no spaces, every pair of neighbouring characters."""
+    terms = [stem(w) for w in WORD.findall(text)]
+    return terms + [run[n : n + 2] for run in _HAN.findall(text) for n in range(max(1, len(run) - 1))]
 
 
 class TextMatch:
@@ -47,7 +58,8 @@ class TextMatch:
     def similarity(self, query: str) -> Floats:
         """float32 [N] in shelf order; higher is nearer."""
         words = self._lexical(query)
-        if self.encoder is None:
+        # the encoder knows no Chinese: its vectors of it would be noise
+        if self.encoder is None or not _LATIN.search(query):
             return words
         encoded = self.encoder.encode([Item("query", query)])
         cosine = self._vectors() @ encoded.vectors[0]
@@ -72,7 +84,7 @@ class TextMatch:
             self._index = {}
             for n, item in enumerate(self.shelf.values()):
                 text = " ".join([item.title, *item.text.values()])
-                for word in {stem(w) for w in WORD.findall(text)}:
+                for word in set(_terms(text)):
                     self._index.setdefault(word, []).append(n)
             self._indexed = len(self.shelf)
         return self._index
@@ -82,7 +94,7 @@ class TextMatch:
         total = len(self.shelf)
         out = np.zeros(total, dtype=np.float32)
         weight = 0.0
-        for word in Counter(stem(w) for w in WORD.findall(query)):
+        for word in Counter(_terms(query)):
             rows = self._postings.get(word, [])
             idf = math.log((1 + total) / (1 + len(rows)))
             out[rows] += idf

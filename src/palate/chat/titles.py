@@ -57,8 +57,8 @@ class Titles:
 
     def several(self, text: str) -> tuple[str, ...]:
         """The items that a text consists of: "Jaws, Speed and Heat"; none where a part of it is no title."""
-        text = text.strip(" .!?,;")
-        bare = text.strip("\"'“”《》").strip()
+        text = re.sub('["“”《》]', "", text).strip(" .!?,;")
+        bare = text.strip("'").strip()
         if (found := self._lookup(bare)) is not None:
             return (found,)
         items: list[str] = []

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from palate.chat.textmatch import TextMatch
 
 
+Hint = tuple[str, Mapping[str, Any]]
+"""Words of a message, and filters they hint at."""
+
+
 @dataclass(frozen=True)
 class Said:
     """A message that is part of a wish; `without`: fields whose filters were given up since."""
@@ -48,7 +52,7 @@ class Wish:
     intent: str = "ask"
     targets: tuple[str, ...] = ()
     filters: Mapping[str, Any] = field(default_factory=dict)
-    hints: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    hints: tuple[Hint, ...] = ()
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
     text: str = ""

@@ -31,8 +31,8 @@ GENERIC = _set(
     years you your evening night read buy listen play chosen choose movie movies film films item items
     book books product products article articles song songs game games place places course courses directed
     starring featuring written acted surprise whatever kinda pls plz gimme wanna flick flicks shows title titles
-    genre genres called named ever lately stand prefer thanks feeling seem sounds half couple hour hours minute minutes
-    min mins long"""
+    genre genres called named ever lately stand prefer thanks feeling seem sounds story stories half couple
+    hour hours minute minutes min mins long"""
 )
 """Words that carry no wish of their own."""
 

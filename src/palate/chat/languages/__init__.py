@@ -33,9 +33,13 @@ class Language(ABC):
     def say(self, key: str, **parts: Any) -> str:
         return self.sayings[key].format(**parts)
 
-    def noun(self, wording: Wording, count: int) -> str:
-        """What items are called behind a number of them."""
-        return wording.item if count == 1 else wording.items
+    def references(self, text: str) -> list[tuple[int, int, int]]:
+        """Where a message points at lines of the last answer: (start, end, line; -1 for the last)."""
+        return []
+
+    def noun(self, wording: Wording, count: int | None = None) -> str:
+        """What items are called behind a number of them; without one, what one is called."""
+        return wording.item if count in (None, 1) else wording.items
 
     def verb(self, wording: Wording) -> str:
         return wording.verb
@@ -44,8 +48,12 @@ class Language(ABC):
     def conditions(self, filters: Mapping[str, Any], bare: Collection[str]) -> str:
         """Filters in words; the names of `bare` fields go without saying."""
 
-    def sentence(self, reason: str, wording: Wording) -> str:
-        """A reason of `palate.recommender.reasons` in this language."""
+    def hinted(self, words: str, condition: Mapping[str, Any], bare: Collection[str]) -> str:
+        """A hint in words: those of the message, where it was in the parser's language, else its condition."""
+        return self.conditions(condition, bare)
+
+    def sentence(self, reason: str, wording: Wording, listed: Callable[[str], list[str]]) -> str:
+        """A reason of `palate.recommender.reasons` in this language. listed: the titles in "A and B"."""
         return reason
 
 

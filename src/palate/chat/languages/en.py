@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 from palate.chat.languages import Language
 from palate.recommender.filters import describe
+
+_ORDINAL = re.compile(
+    r"\b(?:like|liked|loved?|hated?|enjoy(?:ed)?|disliked?|why|explain|recommend|seen|saw|watched|read|own|know|than|is|did)\s+"
+    r"(?P<ref>(?:the )?(?:(?P<word>first|second|third|fourth|fifth|last)|(?P<n>\d+)(?:st|nd|rd|th))"
+    r"(?: (?:one|movie|film|book|song|item|pick|suggestion))?|(?:number |no\. ?|#)(?P<digit>\d+))"
+    r"(?=\s*(?:[.!?,;]|$|(?:but|and|is|was|too|already|a lot|in)\b))",
+    re.IGNORECASE,
+)
+_PLACES = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "last": -1}
 
 
 class English(Language):
@@ -46,5 +56,14 @@ class English(Language):
     def plain(self, text: str, known: Callable[[str], bool]) -> str:
         return text
 
+    def references(self, text: str) -> list[tuple[int, int, int]]:
+        return [
+            (*m.span("ref"), _PLACES[m["word"].casefold()] if m["word"] else int(m["n"] or m["digit"]))
+            for m in _ORDINAL.finditer(text)
+        ]
+
     def conditions(self, filters: Mapping[str, Any], bare: Collection[str]) -> str:
         return describe(filters, bare)
+
+    def hinted(self, words: str, condition: Mapping[str, Any], bare: Collection[str]) -> str:
+        return words
