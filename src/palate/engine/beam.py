@@ -35,7 +35,8 @@ class Forest:
 
     def prefill(self, prompts: Sequence[Prompt]) -> Tensor:
         """Run the prompts, of any lengths; their last hidden states [G, D]."""
-        recall = None if self._prefixes is None else self._prefixes.recaller(self.model)
+        stamp = b"" if self._prefixes is None else self._prefixes.stamp(self.model)
+        recall = None if self._prefixes is None else self._prefixes.recaller(stamp)
         longest = max(len(p) for p in prompts)
         hidden = []
         for packed in pack((Job(p, "labels") for p in prompts), max(PREFILL, longest), recall):
@@ -45,7 +46,7 @@ class Forest:
                 memory.keep(piece.prefix)
                 self.memories[piece.number] = memory
                 if self._prefixes is not None:
-                    self._prefixes.store(self.model, piece.job.prompt, memory)
+                    self._prefixes.store(stamp, piece.job.prompt, memory)
             hidden.append(rows[torch.tensor([p.end for p in packed.pieces], device=rows.device)])
         return torch.cat(hidden)
 

@@ -62,9 +62,12 @@ class PrefixCache:
         if self.max_bytes < 0:
             raise ConfigError(f"prefix cache: expected max_bytes of 0 or more, got {self.max_bytes}")
 
-    def recaller(self, model: Model) -> Callable[[Job], list[Block]]:
-        """`recall` for one model in its present state."""
-        stamp = self._stamps.of(model)
+    def stamp(self, model: Model) -> bytes:
+        """The name of a model in its present state, under which its blocks are stored and found."""
+        return self._stamps.of(model)
+
+    def recaller(self, stamp: bytes) -> Callable[[Job], list[Block]]:
+        """`recall` for the model of that stamp."""
         return lambda job: self._recall(job, stamp)
 
     def _recall(self, job: Job, stamp: bytes) -> list[Block]:
@@ -78,9 +81,8 @@ class PrefixCache:
         self.stats.found += len(found) * BLOCK
         return found
 
-    def store(self, model: Model, prompt: Prompt, memory: Memory) -> None:
-        """Keep the whole blocks of a prompt that `memory` holds."""
-        stamp = self._stamps.of(model)
+    def store(self, stamp: bytes, prompt: Prompt, memory: Memory) -> None:
+        """Keep the whole blocks of a prompt that `memory` holds, for the model of that stamp."""
         names = _names(prompt, stamp, min(len(prompt), memory.length) // BLOCK)
         if self.sparing and names and names[0] in self._blocks:
             return

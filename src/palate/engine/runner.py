@@ -100,12 +100,14 @@ class Runner:
     ) -> int | None:
         """Run jobs (numbered from `offset`) until done (None) or memory runs out (the first unfinished job)."""
         held: dict[int, Memory] = {}
-        recall = None if prefixes is None else prefixes.recaller(self.model)
+        # once a sweep: to see that no weight has changed takes longer than to look up a prompt
+        stamp = b"" if prefixes is None else prefixes.stamp(self.model)
+        recall = None if prefixes is None else prefixes.recaller(stamp)
         packing = pack(jobs, self.max_tokens, recall, strict=self.budget.chosen)
         with ahead(packing, self.model.device.type == "cuda") as packs:
             for packed in packs:
                 try:
-                    self._forward(packed, held, outputs, offset, prefixes)
+                    self._forward(packed, held, outputs, offset, prefixes, stamp)
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
@@ -127,6 +129,7 @@ class Runner:
         outputs: list[Output],
         offset: int,
         prefixes: PrefixCache | None,
+        stamp: bytes,
     ) -> None:
         sizes = [s.prefix + s.branch for s in packed.pack.segments]
         memory = [_memory(p, rows, held, prefixes) for p, rows in zip(packed.pieces, sizes, strict=True)]
@@ -136,7 +139,7 @@ class Runner:
             if kept is not None and piece.part == 0:
                 kept.keep(piece.prefix)
                 if prefixes is not None:
-                    prefixes.store(self.model, piece.job.prompt, kept)
+                    prefixes.store(stamp, piece.job.prompt, kept)
                 kept.length = piece.job.needed
             if piece.last:
                 held.pop(piece.number, None)

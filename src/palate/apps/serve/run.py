@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 
@@ -26,6 +27,8 @@ def run(rec: Recommender, store: Store, settings: Settings, access_log: bool = F
     sock = _bound(settings)
     rec.recommend(k=1)  # loads what is loaded when first asked, so that nobody waits for it
     sys.setswitchinterval(SWITCH)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not walk the catalogue in the middle of a request
     config = uvicorn.Config(
         create_app(rec, store, settings),
         log_level="warning",
