@@ -5,7 +5,9 @@
 Needs wrk (Debian's package of that name) and, for the numbers it is known by, MovieLens-100K. Each workload asks
 `/v1/score` for 20 candidates and another real user's history each time, so no prompt is found in the prefix cache:
 
-    embedding    the adapter's own mode: a history of soft tokens, then one product with the candidates
+    history-5    the adapter's own mode: the user's last 5 items as soft tokens, one product with the candidates
+    history-20   the same with 20 items
+    embedding    the same with the user's whole history, which the prompt cuts at 100 items or so
     likelihood   the history as text, 20 titles behind it
     raw          a query of `--prefix` tokens and 20 items with one label each, as clients of SGLang send it
 
@@ -124,6 +126,9 @@ def bodies(workload: str, data: str, prefix: int, seed: int) -> list[str]:
             words = " ".join(plots).split()[: prefix * 3 // 4]
             titles = [f" {dataset.catalog[i].title}" for i in items]
             body: dict[str, Any] = {"query": " ".join(words), "items": titles, "label_token_ids": [28]}
+        elif workload.startswith("history-"):
+            last = [e.item_id for e in dataset.histories.events(user)][-int(workload.removeprefix("history-")) :]
+            body = {"history": last, "items": items, "mode": "embedding"}
         else:
             body = {"user": user, "items": items, "mode": workload}
         made.append(json.dumps(body))
@@ -239,7 +244,9 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--adapter", default="adapters/ml-100k")
     flags.add_argument("--data", default="data/ml-100k")
-    flags.add_argument("--only", default="embedding,likelihood,raw", help="workloads, separated by commas")
+    flags.add_argument(
+        "--only", default="history-5,history-20,embedding,likelihood,raw", help="workloads, separated by commas"
+    )
     flags.add_argument("--concurrency", default="1,8,32")
     flags.add_argument("--seconds", type=int, default=10, help="of each measurement")
     flags.add_argument("--repeats", type=int, default=3)

@@ -48,7 +48,8 @@ def run(rec: Recommender, store: Store, settings: Settings, access_log: bool = F
 def _bound(settings: Settings) -> socket.socket:
     """A socket on the port: taken before the model is loaded into memory, so that a taken port is told at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only on sockets that say they are TCP; others wait 40 ms for an acknowledgement
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host, settings.port))
