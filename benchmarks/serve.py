@@ -7,7 +7,7 @@ Needs wrk (Debian's package of that name) and, for the numbers it is known by, M
 
     history-5    the adapter's own mode: the user's last 5 items as soft tokens, one product with the candidates
     history-20   the same with 20 items
-    embedding    the same with the user's whole history, which the prompt cuts at 100 items or so
+    embedding    the same with the user's whole history, of which the adapter reads the newest items
     likelihood   the history as text, 20 titles behind it
     raw          a query of `--prefix` tokens and 20 items with one label each, as clients of SGLang send it
 
@@ -63,6 +63,7 @@ function done(summary, latency)
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end
 """
+WORKLOADS = "history-5,history-20,embedding,likelihood,raw"
 STARTED = 180.0
 """Seconds a server may take to answer first."""
 

@@ -88,8 +88,13 @@ class Turn:
             self._release()
 
     def _take(self) -> None:
-        """On the worker's thread."""
+        """On the worker's thread. Without a session what came before is told by the messages."""
         self.chat.k = self.body.k
+        for message in self.body.messages[:-1] if self.live is None else ():
+            if message.role == "user":
+                self.chat.listen(message.text)
+            elif message.role == "assistant":
+                self.chat.told(message.text)
         stepwise(self.chat.stream(self.question, self.body.context or None), self._emit)
 
     def _emit(self, piece: Piece) -> bool:

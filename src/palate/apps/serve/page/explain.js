@@ -76,7 +76,7 @@ function row(found, part, pictured, zero, width) {
   const axis = el("span", { class: "axis" });
   axis.style.left = `${100 * zero}%`;
   const item = pictured && (state.history.find((i) => i.item_id === part.name) ?? { title: part.label });
-  const said = nothing ? "no difference" : times(found, part.value) || `${Math.round(100 * part.share)} %`;
+  const said = nothing ? "≈ 0" : times(found, part.value) || `${Math.round(100 * part.share)} %`;
   return el("li", { class: side }, pictured && picture(item), el("span", { class: "label" }, capital(part.label)),
     el("span", { class: "value" }, el("b", {}, signed(part.value)), el("small", {}, said)),
     el("span", { class: "track", "aria-hidden": "true" }, axis, bar));

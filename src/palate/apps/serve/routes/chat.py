@@ -101,11 +101,6 @@ async def _turn(here: Service, body: ChatBody, text: str) -> Turn:
         live = await asyncio.to_thread(here.sessions.get, body.session)
         return await Turn.of(here, body, live.chat, text, live)
     chat = await asyncio.to_thread(here.sessions.chat, rec, body.user, None, body.context)
-    for message in body.messages[:-1]:
-        if message.role == "user":
-            chat.listen(message.text)
-        elif message.role == "assistant":
-            chat.told(message.text)
     return await Turn.of(here, body, chat, text)
 
 
