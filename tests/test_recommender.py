@@ -227,22 +227,6 @@ def test_requests_ranked_together_are_ranked_as_alone(tuned: Recommender, mode: 
         assert all(mask[tuned.shelf.index(i)] for i in scores.item_ids)
 
 
-def test_any_thread_may_ask(tmp_path: Path, bundle: Path, tiny_base: Path, tiny_data: Path) -> None:
-    """Two adapters on one base: a thread's adapter is in force while its call runs, whoever else calls."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    other = tiny_bundle(tmp_path / "other", tiny_base, tiny_data)
-    both = Recommender.load({"a": bundle, "b": other}, data=tiny_data, device="cpu")
-    asked = [
-        Request(f"r{n}", str(1 + n % 9), candidates=("1", "5", "9"), adapter="ab"[n % 2]) for n in range(24)
-    ]  # fmt: skip
-    alone = {r.request_id: both.score(r, "likelihood")[0].scores for r in asked}
-    with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda r: (r.request_id, both.score(r, "likelihood")[0].scores), asked * 3))
-    for request_id, scores in found:
-        np.testing.assert_allclose(scores, alone[request_id], atol=1e-4)
-
-
 def test_filters_and_seen_items(tuned: Recommender) -> None:
     found = tuned.recommend(user="5", k=24, filters={"year": (1975, 1985), "genres": {"not": "Crime"}})
     seen = {e.item_id for e in tuned.dataset.histories.events("5")}

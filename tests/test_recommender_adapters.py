@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,16 @@ def values(rec: Recommender, requests: list[Request], mode: str) -> np.ndarray:
 
 
 # --- the same as alone ------------------------------------------------------------------------------
+
+
+def test_any_thread_may_ask(both: Recommender, alone: dict[str, Recommender]) -> None:
+    """A thread's adapter is in force while its call runs, whoever else calls."""
+    asked = [request(n, "ab"[n % 2]) for n in range(24)]
+    want = {r.request_id: values(alone[r.adapter], [replace(r, adapter="")], "likelihood") for r in asked}
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda r: (r.request_id, values(both, [r], "likelihood")), asked * 3))
+    for request_id, scores in found:
+        np.testing.assert_allclose(scores, want[request_id], atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
