@@ -125,6 +125,7 @@ def test_raw_texts_without_labels_and_vllms_names(client: TestClient) -> None:
         ({"user": "1", "items": ["Alein"]}, 400, "did you mean 'Alien'"),
         ({"user": "1", "items": ["Alien", "Alien"]}, 400, "is listed twice"),
         ({"user": "1", "items": ["Alien"], "mode": "telepathy"}, 400, "telepathy"),
+        ({"user": "1", "items": ["Alien"], "mode": "fused"}, 400, "start it with --fused"),
         ({"user": "1", "items": ["Alien"], "model": "three"}, 404, "no model is called 'three'"),
         ({"user": "1", "items": ["Alien"], "label_token_ids": [1]}, 422, "go with a raw query"),
         ({"user": "1", "itens": ["Alien"]}, 422, "did you mean 'items'"),

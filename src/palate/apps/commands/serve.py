@@ -39,6 +39,9 @@ def serve(
         list[str] | None,
         typer.Option("--allow-host", help="Host name to answer to; repeat. By default loopback names."),
     ] = None,
+    fused: Annotated[
+        bool, typer.Option("--fused", help="Offer mode fused too; its retrievers are fitted first, once for minutes.")
+    ] = False,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Requests that may wait; more get a 429.")] = 256,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Requests taken into one batch at most.")] = 64,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds a request may wait.")] = 30.0,
@@ -56,7 +59,7 @@ def serve(
     known = read_keys(keys, os.environ.get("PALATE_API_KEYS", ""))
     settings = Settings(
         host=host, port=port, keys=known, hosts=tuple(allow_host or ()), queue=queue, batch=batch, timeout=timeout,
-        drain=drain, body=body,
+        drain=drain, body=body, fused=fused,
     )  # fmt: skip
     if not settings.loopback and not known and not no_keys:
         raise ConfigError(

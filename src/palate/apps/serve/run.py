@@ -13,6 +13,7 @@ from palate.apps.serve.app import create_app
 from palate.apps.serve.settings import Settings
 from palate.errors import ConfigError
 from palate.recommender import Recommender
+from palate.recommender.fused import FUSED
 from palate.store import Store
 
 SWITCH = 0.001
@@ -22,10 +23,13 @@ SWITCH = 0.001
 def run(rec: Recommender, store: Store, settings: Settings, access_log: bool = False) -> None:
     """Warm the model up, open the port and serve. On SIGTERM or Ctrl-C running requests are finished first.
 
-    Raises ConfigError where the port cannot be had.
+    Raises ConfigError where the port cannot be had, or `fused` is asked of an adapter without weights for it.
     """
     sock = _bound(settings)
-    rec.recommend(k=1)  # loads what is loaded when first asked, so that nobody waits for it
+    for one in rec.adapters.values():  # loads what is loaded when first asked, so that nobody waits for it
+        one.recommend(k=1)
+        if settings.fused:
+            one.recommend(k=1, mode=FUSED)
     sys.setswitchinterval(SWITCH)
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk the catalogue in the middle of a request

@@ -11,13 +11,14 @@ from fastapi import Depends, Request
 
 from palate.apps.serve.metrics import Metrics
 from palate.apps.serve.person import People
-from palate.apps.serve.problems import Late, Problem, UnknownModel
+from palate.apps.serve.problems import Late, Problem, UnknownModel, Unsupported
 from palate.apps.serve.sessions import Sessions
 from palate.apps.serve.settings import Settings
 from palate.apps.serve.titles import Titles
 from palate.apps.serve.worker import Work, Worker
 from palate.errors import did_you_mean
 from palate.recommender import Recommendation, Recommender
+from palate.recommender.fused import FUSED
 from palate.schema import Item
 from palate.store import Store
 
@@ -61,6 +62,18 @@ class Service:
         if name not in self.rec.adapters:
             raise UnknownModel(f"no model is called {name!r}; {did_you_mean(name, self.rec.adapters)}")
         return self.rec.adapters[name]
+
+    def modes(self, rec: Recommender) -> list[str]:
+        """The modes this server scores in, the default first."""
+        return [m for m in rec.ranker.mode_names if m != FUSED or self.settings.fused]
+
+    def mode(self, rec: Recommender, name: str | None) -> str:
+        """The name of a mode, the default's for None. Raises ConfigError for an unknown one, Unsupported for `fused`
+        where its retrievers were not fitted before: that would hold everybody up for minutes.
+        """
+        if name == FUSED and not self.settings.fused:
+            raise Unsupported("mode 'fused' needs retrievers that this server has not fitted; start it with --fused")
+        return rec.mode(name).name
 
     # --- waiting ------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ class Settings:
     elsewhere that points its own name here is refused); empty allows any. queue: jobs that may wait for the model;
     batch: jobs, and candidates: candidates, taken into one batch; linger: how long a batch waits for company when the
     one before had some. timeout: how long a request may wait unless it says so itself; body: the longest request body;
-    items: the longest candidate list or history; drain: how long running requests may take after a stop.
+    items: the longest candidate list or history; drain: how long running requests may take after a stop;
+    sessions: conversations kept in memory. fused: offer mode `fused` too, its retrievers fitted before the port answers.
     """
 
     host: str = "127.0.0.1"
@@ -34,6 +35,7 @@ class Settings:
     items: int = 2000
     drain: float = 30.0
     sessions: int = 512
+    fused: bool = False
 
     def __post_init__(self) -> None:
         for name in ("queue", "batch", "candidates", "timeout", "body", "items", "drain", "sessions"):

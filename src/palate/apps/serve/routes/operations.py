@@ -57,7 +57,7 @@ async def about(here: Here) -> dict[str, Any]:
         "users": len(rec.dataset.histories),
         "wording": {"item": w.item, "items": w.items, "verb": w.verb, "person": w.person},
         "models": list(here.rec.adapters),
-        "modes": rec.ranker.mode_names,
+        "modes": here.modes(rec),
         "default_mode": rec.default_mode,
         "show": {"history": list(rec.dataset.show.history), "candidate": list(rec.dataset.show.candidate)},
         "fields": fields,

@@ -28,7 +28,7 @@ async def ask(here: Service, body: Asker) -> Person:
 async def recommend(here: Here, http: Request, body: RecommendBody) -> dict[str, Any]:
     """The k best items a person has not chosen yet, with a reason each."""
     rec = here.model(body.model)
-    mode = rec.mode(body.mode).name
+    mode = here.mode(rec, body.mode)
     person = await ask(here, body)
     wanted = works.Wanted(person.request, person.blocked, filters(body.filters), body.k, body.diversity, body.rerank)
     found = await here.run(http, works.recommend(rec, mode), wanted, cost=1)
@@ -39,7 +39,7 @@ async def recommend(here: Here, http: Request, body: RecommendBody) -> dict[str,
 async def explain(here: Here, http: Request, body: ExplainBody) -> dict[str, Any]:
     """What in the history, the item's fields and its media moved its score, and by how much."""
     rec = here.model(body.model)
-    mode = None if body.mode is None else rec.mode(body.mode).name
+    mode = None if body.mode is None else here.mode(rec, body.mode)
     item = rec.shelf.find(body.item)
     person = await ask(here, body)
     found = await here.run(http, works.explain(rec), (item, person.request, mode))
@@ -55,7 +55,7 @@ async def score(here: Here, http: Request, body: ScoreBody) -> dict[str, Any]:
     here.check_size(len(items), "items")
     if body.raw:
         return await _raw(here, http, body, items)
-    mode = rec.mode(body.mode).name
+    mode = here.mode(rec, body.mode)
     person = await ask(here, body)
     candidates = tuple(rec.shelf.find(i) for i in items)
     query = body.query if isinstance(body.query, str) else ""
