@@ -70,7 +70,7 @@ def serve(
     from palate.store import Store
 
     with Store.open(store) as kept:
-        run(load(adapters, data, quantization, device, dtype), kept, settings, access_log)
+        run(lambda: load(adapters, data, quantization, device, dtype), kept, settings, access_log)
 
 
 def read_keys(file: Path | None, environment: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import sys
+from collections.abc import Callable
 
 import typer
 import uvicorn
@@ -20,12 +21,13 @@ SWITCH = 0.001
 """Seconds a thread may hold the interpreter while another waits: the worker's Python must not keep the sockets."""
 
 
-def run(rec: Recommender, store: Store, settings: Settings, access_log: bool = False) -> None:
-    """Warm the model up, open the port and serve. On SIGTERM or Ctrl-C running requests are finished first.
+def run(load: Callable[[], Recommender], store: Store, settings: Settings, access_log: bool = False) -> None:
+    """Take the port, load the model, warm it up and serve. On SIGTERM or Ctrl-C running requests are finished first.
 
     Raises ConfigError where the port cannot be had, or `fused` is asked of an adapter without weights for it.
     """
     sock = _bound(settings)
+    rec = load()
     for one in rec.adapters.values():  # loads what is loaded when first asked, so that nobody waits for it
         one.recommend(k=1)
         if settings.fused:
@@ -52,7 +54,7 @@ def run(rec: Recommender, store: Store, settings: Settings, access_log: bool = F
 def _bound(settings: Settings) -> socket.socket:
     """A socket on the port: taken before the model is loaded into memory, so that a taken port is told at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sends at once (TCP_NODELAY) only on sockets that say they are TCP; others wait 40 ms for an acknowledgement
+    # asyncio sends at once (TCP_NODELAY) only on sockets that say they are TCP; others wait 40 ms to be acknowledged
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -19,7 +19,7 @@ class Settings:
     batch: jobs, and candidates: candidates, taken into one batch; linger: how long a batch waits for company when the
     one before had some. timeout: how long a request may wait unless it says so itself; body: the longest request body;
     items: the longest candidate list or history; drain: how long running requests may take after a stop;
-    sessions: conversations kept in memory. fused: offer mode `fused` too, its retrievers fitted before the port answers.
+    sessions: conversations kept in memory. fused: offer mode `fused` too, its retrievers fitted at the start.
     """
 
     host: str = "127.0.0.1"
