@@ -28,10 +28,7 @@ def run(load: Callable[[], Recommender], store: Store, settings: Settings, acces
     """
     sock = _bound(settings)
     rec = load()
-    for one in rec.adapters.values():  # loads what is loaded when first asked, so that nobody waits for it
-        one.recommend(k=1)
-        if settings.fused:
-            one.recommend(k=1, mode=FUSED)
+    _warm(rec, settings)
     sys.setswitchinterval(SWITCH)
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk the catalogue in the middle of a request
@@ -49,6 +46,15 @@ def run(load: Callable[[], Recommender], store: Store, settings: Settings, acces
     typer.echo(f"palate: {', '.join(rec.adapters)} at http://{shown}:{port}  (documentation at /docs, Ctrl-C to stop)")
     sys.stdout.flush()
     uvicorn.Server(config).run(sockets=[sock])
+
+
+def _warm(rec: Recommender, settings: Settings) -> None:
+    """Load and compute what is made when first asked, so that no client waits for it."""
+    for one in rec.adapters.values():
+        one.recommend(k=1)
+        if settings.fused:
+            one.recommend(k=1, mode=FUSED)
+        one.chat().ask("something unusual")
 
 
 def _bound(settings: Settings) -> socket.socket:
