@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from facade import tiny_bundle
 from palate import Recommender
 from palate.chat import Answer, Chat, Piece
+from palate.chat.alike import SharedTags
 from palate.data import Dataset
 from palate.errors import RequestError
 
@@ -230,3 +231,10 @@ def test_states_that_are_none(rec: Recommender, chat: Chat) -> None:
     )
     assert gone.liked == ["12"]
     assert [e.item_id for e in gone.history] == ["1", "12"]
+
+
+def test_shared_tags_weigh_as_reasons_do(rec: Recommender) -> None:
+    tags = SharedTags(rec.shelf, rec.reasoner.fields)
+    for other in rec.shelf.item_ids[:8]:
+        expected = [rec.reasoner.common(i, other).weight for i in rec.shelf.item_ids]
+        assert tags.shared(other) == pytest.approx(expected, abs=1e-5)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from palate.chat.alike import SharedTags
 from palate.chat.textmatch import TextMatch
 from palate.chat.wishes import Hint, Wish
 from palate.errors import EmptyLegalSet
 from palate.recommender.shelf import plain
-from palate.schema import Bools, Event, Floats, Request
+from palate.schema import Bools, Event, Floats, Ints, Request
 
 if TYPE_CHECKING:
     from palate.recommender import Recommender
 
 TEXT_POOL = 60
 """Items nearest to the free text that are ranked by the model."""
-TEXT_WEIGHT, LIKE_WEIGHT, DISLIKE_WEIGHT, AVOID_WEIGHT = 1.5, 2.0, 1.5, 1.0
-
-_locks: WeakKeyDictionary[Recommender, threading.RLock] = WeakKeyDictionary()
-
-
-def lock_of(rec: Recommender) -> threading.RLock:
-    """The lock of a base: the chats of all its adapters compute one at a time."""
-    return _locks.setdefault(next(iter(rec.adapters.values())), threading.RLock())
+TEXT_WEIGHT, LIKE_WEIGHT, LIKED_WEIGHT, DISLIKE_WEIGHT, AVOID_WEIGHT = 1.5, 2.0, 0.5, 1.5, 1.0
+"""What counts beside the model's score, all in standard scores: text, examples of the wish, items they said they like,
+items they dislike or want unlike, text to avoid.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,7 @@ class Taste:
 
     request: Request
     history: tuple[Event, ...] = ()
+    liked: tuple[str, ...] = ()
     disliked: tuple[str, ...] = ()
     named: frozenset[str] = field(default_factory=frozenset)
 
@@ -61,8 +57,8 @@ class Legal:
 class Finder:
     """Finds items of one recommender's shelf. mode: of scoring, None for the recommender's default."""
 
-    def __init__(self, rec: Recommender, text: TextMatch, year: str | None) -> None:
-        self.rec, self.text, self.year = rec, text, year
+    def __init__(self, rec: Recommender, text: TextMatch, tags: SharedTags, year: str | None) -> None:
+        self.rec, self.text, self.tags, self.year = rec, text, tags, year
 
     def legal(self, wish: Wish, taste: Taste) -> Legal:
         """What may be named. Raises EmptyLegalSet where the filters leave nothing."""
@@ -122,24 +118,24 @@ class Finder:
             legal = narrow
         request = replace(taste.request, history=events, query=wish.text)
         scores = self.rec.rank(request, legal, 4 * k, mode)
-        rows = np.array([shelf.index(i) for i in scores.item_ids])
+        rows = np.array([shelf.index(i) for i in scores.item_ids], dtype=np.int64)
         total = _z(scores.scores)
         if text is not None:
             total = total + TEXT_WEIGHT * _z(text[rows])
         if wish.avoid:
             total = total - AVOID_WEIGHT * _z(self.text.similarity(wish.avoid)[rows])
-        if wish.like:
-            total = total + LIKE_WEIGHT * _z(self._affinity(rows, wish.like))
+        for weight, examples in ((LIKE_WEIGHT, wish.like), (LIKED_WEIGHT, taste.liked)):
+            if examples:
+                total = total + weight * _z(self._affinity(rows, examples))
         if away := [*taste.disliked, *wish.unlike]:
             total = total - DISLIKE_WEIGHT * _z(self._affinity(rows, away))
         order = sorted(range(len(rows)), key=lambda n: (-float(total[n]), scores.item_ids[n]))
         return [(scores.item_ids[n], float(total[n])) for n in order]
 
-    def _affinity(self, rows: np.ndarray, others: Sequence[str]) -> Floats:
+    def _affinity(self, rows: Ints, others: Sequence[str]) -> Floats:
         """How alike items are to others, float32 [n]: shared tags, and nearness in the model's own item space."""
-        ids = self.rec.shelf.item_ids
-        tags = np.array([sum(self.rec.reasoner.common(ids[r], o).weight for o in others) for r in rows])
-        out = _z(tags.astype(np.float32))
+        shared = np.stack([self.tags.shared(o)[rows] for o in others])
+        out = _z(shared.sum(axis=0))
         if self.rec.model.has_matching:
             vectors = self.rec.ranker.item_vectors()
             wanted = vectors[[self.rec.shelf.index(o) for o in others]].mean(axis=0)

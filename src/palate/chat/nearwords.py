@@ -22,6 +22,8 @@ SIMILAR, MARGIN = 0.74, 0.05
 """Cosine from which a word hints at a tag, and by how much it must be nearer to it than to the next; chosen on the
 messages of tests/test_chat_dev.py.
 """
+KEPT = 10_000
+"""Words whose vectors are kept."""
 
 
 class NearWords:
@@ -63,6 +65,9 @@ class NearWords:
     def _vectors(self, words: Sequence[str]) -> Floats:
         """Unit vectors of words as an item's attribute, float32 [n, F]."""
         if new := [w for w in dict.fromkeys(words) if w not in self._kept]:
+            if len(self._kept) > KEPT:
+                self._kept = {w: v for w, v in self._kept.items() if w in self.tags}
+                return self._vectors(words)
             assert self._text is not None
             assert self._text.encoder is not None
             texts = [Item(w, f"a {w} {self._noun}") for w in new]

@@ -45,6 +45,14 @@ class State:
         """Does it only say what is not wanted?"""
         return bool(self.unwanted or self.unlike) and not (self.wanted or self.limits or self.hints or self.like)
 
+    @property
+    def numeric(self) -> bool:
+        """Does it only say numbers: years, lengths, prices?"""
+        wanted = [w for found in self.wanted.values() for w in found]
+        return (
+            bool(wanted or self.limits) and all(isinstance(w, tuple) for w in wanted) and not (self.like or self.hints)
+        )
+
     def cut(self, start: int, stop: int) -> None:
         self.rest = self.rest[:start] + GAP + self.rest[stop:]
 

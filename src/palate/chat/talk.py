@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from palate.chat import memory
 from palate.chat.answers import Answer, Piece, Step, Stream, drained
-from palate.chat.finding import Finder, Legal, Taste, lock_of
+from palate.chat.finding import Finder, Legal, Taste
 from palate.chat.languages import Language, language_of, languages
 from palate.chat.saying import Speaker
-from palate.chat.textmatch import TextMatch
-from palate.chat.wishes import Said, Wish, Wishes
+from palate.chat.shared import shared
+from palate.chat.wishes import Said, Wish
 from palate.errors import EmptyLegalSet, RequestError
 from palate.schema import Event, Request
 
@@ -79,11 +79,11 @@ class Chat:
         self.given = tuple(self.request.history) if history else None
         self.language: Language = languages()["en"]
         self.last: Answer | None = None
-        self._lock = lock_of(rec)
-        text = TextMatch(rec.shelf, dense)
-        self._wishes = Wishes(rec.shelf, rec.fields, text, rec.dataset.wording.item)
+        common = shared(rec)
+        self._lock = common.lock
+        text, self._wishes = common.parts(rec, dense)
         year = self._wishes.amounts.year
-        self._finder, self._speaker = Finder(rec, text, year), Speaker(rec, year)
+        self._finder, self._speaker = Finder(rec, text, common.tags, year), Speaker(rec, year)
         self._forget()
 
     def _forget(self) -> None:
@@ -181,14 +181,16 @@ class Chat:
 
     # --- understanding ------------------------------------------------------------------------------
 
-    def _hear(self, text: str) -> Turn:
-        """Understand a message. Feedback and a reset count at once; no model runs."""
-        self.language = language_of(text) if text.strip() else self.language
+    def _hear(self, text: str, language: Language | None = None) -> Turn:
+        """Understand a message. Feedback and a reset count at once; no model runs. language: None for its own."""
+        self.language = language or (language_of(text) if text.strip() else self.language)
         offer, self.offer = self.offer, None
         text = self._speaker.pointed(self.language, text, self.latest)
         wish = self._wishes.parse(text)
         if wish.intent == "yes" and offer is not None:
-            return self._hear(offer) if isinstance(offer, str) else self._turn(self.folded(offer), offer)
+            if isinstance(offer, str):
+                return self._hear(offer, self.language)
+            return self._turn(self.folded(offer), offer)
         if wish.intent == "more":
             return self._more()
         if wish.intent == "reset":
@@ -312,7 +314,7 @@ class Chat:
 
     def _taste(self, context: Mapping[str, str] | None = None) -> Taste:
         request = self.request if context is None else replace(self.request, context=dict(context))
-        return Taste(request, self.history, tuple(self.disliked), frozenset(self.shown))
+        return Taste(request, self.history, tuple(self.liked), tuple(self.disliked), frozenset(self.shown))
 
     def _feedback(self, item: str, into: list[str]) -> str:
         """Note an item in one list alone; its title."""

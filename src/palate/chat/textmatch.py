@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +16,7 @@ from palate.config import EncoderConfig
 from palate.errors import FeatureError, SourceError
 from palate.features.encoders import Encoder, build
 from palate.recommender.shelf import Shelf
-from palate.schema import Floats, Item
+from palate.schema import Features, Floats, Item
 
 ENCODER = "all-minilm-l6-v2"
 
@@ -34,12 +35,16 @@ class TextMatch:
     """Similarity of every item's title and text fields to a query.
 
     dense: None tries the default text encoder where it is in the cache (nothing is downloaded in the middle
-    of a conversation); False uses words alone.
+    of a conversation); False uses words alone. tables: item vectors that are there already, by modality; those of the
+    same encoder are not computed again.
     """
 
-    def __init__(self, shelf: Shelf, dense: bool | None = None) -> None:
+    def __init__(
+        self, shelf: Shelf, dense: bool | None = None, tables: Callable[[], Mapping[str, Features]] | None = None
+    ) -> None:
         self.shelf = shelf
         self._dense = dense
+        self._tables = tables
         self._kept: Floats | None = None
         self._index: dict[str, list[int]] = {}
         self._indexed = -1
@@ -71,12 +76,23 @@ class TextMatch:
         return stem(word) in self._postings
 
     def _vectors(self) -> Floats:
-        """Unit vectors of all items, float32 [N, F], from the feature cache."""
+        """Unit vectors of all items, float32 [N, F]: those at hand, and the rest from the feature cache."""
         if self._kept is None or len(self._kept) != len(self.shelf):
-            config = {"text": EncoderConfig()}
-            found = features.compute(list(self.shelf.values()), None, config).tables["text"]
-            self._kept = found.vectors
+            assert self.encoder is not None
+            found = self._at_hand(self.encoder.fingerprint)
+            if missing := [item for item in self.shelf.values() if item.item_id not in found]:
+                computed = features.compute(missing, None, {"text": EncoderConfig()}).tables["text"]
+                found |= zip(computed.item_ids, computed.vectors, strict=True)
+            vectors = np.stack([found[i] for i in self.shelf]).astype(np.float32)
+            self._kept = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
         return self._kept
+
+    def _at_hand(self, fingerprint: str) -> dict[str, Floats]:
+        known = self._tables().get("text") if self._tables is not None else None
+        if known is None or known.fingerprint != fingerprint:
+            return {}
+        rows = zip(known.item_ids, known.vectors, known.present, strict=True)
+        return {i: row for i, row, present in rows if present and i in self.shelf}
 
     @property
     def _postings(self) -> dict[str, list[int]]:

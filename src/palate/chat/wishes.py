@@ -7,7 +7,7 @@ catalogue's own fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from palate.chat.languages import Language, language_of
 from palate.chat.reading import State
 from palate.chat.tagwords import TagWords, scan
 from palate.chat.titles import Titles
-from palate.chat.words import EMPTY, GREETINGS, NEGATIONS, WORD
+from palate.chat.words import EMPTY, GREETINGS, NEGATIONS, NOUNS, WORD
 from palate.errors import RequestError
 from palate.recommender.fields import Field
 from palate.recommender.filters import condition_test, describe
@@ -132,7 +132,7 @@ class Wishes:
             avoid,
             tuple(state.questions),
             tuple(state.notes),
-            (refines := REFINES.match(english)) is not None or (state.negative and not rest),
+            (refines := REFINES.match(english)) is not None or (not rest and (state.negative or _bare(state, words))),
             refines is not None and bool(refines["adds"]),
             offer,
         )
@@ -178,6 +178,11 @@ class Wishes:
                 else:
                     state.ask("nobody", what=what)
                     state.without.append(name)
+
+
+def _bare(state: State, words: Collection[str]) -> bool:
+    """Only numbers, and of no item: "under 100 minutes", but not "a film under 100 minutes"."""
+    return state.numeric and not {"a", "an", "any", "anything", "something"} & {*words} and not NOUNS & {*words}
 
 
 def _rest(state: State) -> tuple[str, str]:

@@ -39,6 +39,12 @@ GENERIC = _set(
 EMPTY = GENERIC | GREETINGS | RESETS
 """Words that say nothing of what is wanted."""
 
+NOUNS = _set(
+    """movie movies film films item items book books product products article articles song songs game games place
+    places course courses flick flicks show shows one ones"""
+)
+"""What items are called."""
+
 SYNONYMS = {
     "science fiction": "sci-fi", "science-fiction": "sci-fi", "scifi": "sci-fi", "sci fi": "sci-fi",
     "noir": "film-noir", "docu": "documentary", "docs": "documentary",

@@ -109,6 +109,7 @@ _LINKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), english)
     for pattern, english in (
         (r"以外|之外", " , "),
+        (r"影片|电影|片子|作品", " film "),
         (_NO, " , not "),
         (r"但是|不过|可是|但", " , but "),
         (r"或者|或是|或|还是", " or "),
@@ -117,7 +118,7 @@ _LINKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 _FILLERS = re.compile(
     "我想看|我想要|我想|我要|想看|想要|请问|请|麻烦|帮我|给我|为我|推荐|介绍|有没有|有什么|什么|哪些|可以|适合|关于|讲述?|有关|题材|"
-    "一部|一些|几部|一个|几个|一本|几本|这种|那种|影片|电影|片子|作品|今天|今晚|晚上|周末|最好|一下|一点|好看|随便|"
+    "一部|一些|几部|一个|几个|一本|几本|这种|那种|今天|今晚|晚上|周末|最好|一下|一点|好看|随便|"
     "[我看要想来找个部点吗呢吧啊呀了是在有能会片类型很些去给都更]"
 )
 
@@ -129,7 +130,8 @@ def read(text: str, known: Callable[[str], bool]) -> str:
     for english, pattern in COMMANDS:
         if found := pattern.fullmatch(whole):
             return english.format(t=_quoted(found["t"])) if "{t}" in english else english
-    start = "also " if _ADDS.match(text) else "but " if _REFINES.match(text) else "something "
+    # a comma in front: a message that begins with a year is no refinement for that
+    start = "also " if _ADDS.match(text) else "but " if _REFINES.match(text) else ", "
     text = _ADDS.sub("", text)
     kept: list[str] = []
 
@@ -147,7 +149,8 @@ def read(text: str, known: Callable[[str], bool]) -> str:
     text = _FILLERS.sub(" ", text).replace("的", " , ").replace("《", '"').replace("》", '"')
     for n, whole in enumerate(kept):
         text = text.replace(f"\ue000{chr(0xE100 + n)}\ue000", f" {whole} ")
-    return " ".join((start + text).split())
+    read = " ".join((start + text).split())
+    return read if re.search(r"\w", read) else "something"
 
 
 def _normal(text: str) -> str:
