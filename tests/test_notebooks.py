@@ -88,10 +88,8 @@ def executed(stem: str, place: Path) -> tuple[str, int]:
     from nbclient import NotebookClient
 
     held = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4)
-    client = NotebookClient(
-        held, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(place)}}, log_level=50
-    )
-    client.execute()
+    where = {"metadata": {"path": str(place)}}
+    NotebookClient(held, timeout=SECONDS, kernel_name="python3", resources=where).execute()
     outputs: list[Any] = [out for cell in held.cells if cell.cell_type == "code" for out in cell.outputs]
     printed = "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
     return printed, sum("image/png" in out.get("data", {}) for out in outputs)
