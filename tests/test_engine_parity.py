@@ -106,6 +106,30 @@ def test_any_order_gives_the_same_scores(
         assert apart(one, two).max(initial=0) < SAME
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=requests(), parts=st.lists(st.integers(0, 5), min_size=2, max_size=4), more=st.sampled_from([0, 9, 4000]))
+def test_a_list_in_several_jobs_scores_as_in_one(
+    pair: Pair, asked: dict[str, Any], parts: list[int], more: int
+) -> None:
+    whole = job(pair.mine, asked)
+    jobs = [replace(whole, branches=whole.branches[:n] or whole.branches[:1]) for n in parts]
+    check(
+        pair, [*jobs, job(pair.mine, {**asked, "tokens": [7]}), *jobs], Runner(pair.mine, max_tokens=least(jobs) + more)
+    )
+
+
+def test_a_prompt_in_several_jobs_is_run_once(pair: Pair) -> None:
+    m = pair.mine
+    whole = Job(prompt(m, [1, 8, 3, 9, 20], "ab"), "tokens", tuple(branch(m, "a", [n, 4]) for n in (5, 6, 7, 9)))
+    once, several = Runner(m), Runner(m)
+    once.run([whole])
+    several.run([replace(whole, branches=whole.branches[:2]), replace(whole, branches=whole.branches[2:])])
+    assert several.tokens_seen == once.tokens_seen
+    queries = Runner(m)
+    queries.run([replace(whole, read="query", branches=())] * 5)
+    assert queries.tokens_seen == len(whole.prompt)
+
+
 def test_duplicates_score_alike_and_prefixes_apart(pair: Pair) -> None:
     m = pair.mine
     texts = [[4, 9, 11], [4], [4, 9], [4, 9, 11], [4], [4, 9, 11, 12]]

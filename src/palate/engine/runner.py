@@ -13,6 +13,7 @@ from torch import Tensor
 
 from palate.engine.ahead import ahead
 from palate.engine.budget import Budget, out_of_memory
+from palate.engine.joined import Joined
 from palate.engine.pack import Job, Packed, Piece, pack
 from palate.engine.prefix import PrefixCache
 from palate.errors import PalateError, PalateWarning
@@ -71,10 +72,11 @@ class Runner:
     def run(self, jobs: Iterable[Job]) -> list[Output]:
         """Outputs in the order of the jobs, which are taken as they come: the next pack is prepared while one runs.
 
-        The model is put into eval mode.
+        Neighbours with the same prompt are one job. The model is put into eval mode.
         """
         self.model.eval()
-        source: Iterator[Job] = iter(jobs)
+        joined = Joined(jobs)
+        source: Iterator[Job] = iter(joined)
         taken, outputs = list[Job](), list[Output]()
         cuda = self.model.device.type == "cuda"
         first = list(islice(source, FEW + 1)) if cuda else []
@@ -93,7 +95,7 @@ class Runner:
         while start is not None:
             # where memory ran out, what is not finished runs again in smaller packs, then the rest of the source
             start = self._sweep(chain(taken[start:], remembered()), outputs, start, prefixes)
-        return outputs
+        return joined.split(outputs)
 
     def _sweep(
         self, jobs: Iterable[Job], outputs: list[Output], offset: int, prefixes: PrefixCache | None

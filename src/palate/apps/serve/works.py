@@ -39,9 +39,10 @@ def score(rec: Recommender, mode: str | None) -> Work:
 
     def run(requests: Sequence[Request]) -> list[Scores | PalateError]:
         ready, results = _checked(requests, lambda r: check_candidates(r, rec.shelf))
-        if ready:
-            found = iter(rec.score([requests[n] for n in ready], mode))
-            results = [next(found) if r is None else r for r in results]
+        # one person's requests side by side: the engine reads what they share once
+        ready.sort(key=lambda n: (requests[n].adapter, requests[n].user_id or "", len(requests[n].history)))
+        for n, found in zip(ready, rec.score([requests[n] for n in ready], mode), strict=True):
+            results[n] = found
         return results
 
     return Work(("score", id(rec), mode), run, "score")
@@ -73,7 +74,9 @@ def raw(rec: Recommender) -> Work:
     """Prompts of the caller's own; probabilities."""
 
     def run(texts: Sequence[RawText]) -> list[RawScores]:
-        return score_raw(rec.runner, rec.serializer.encoder, texts)
+        order = sorted(range(len(texts)), key=lambda n: str(texts[n].query))
+        found = score_raw(rec.runner, rec.serializer.encoder, [texts[n] for n in order])
+        return [scores for _, scores in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
     return Work(("raw", id(rec)), run, "raw")
 

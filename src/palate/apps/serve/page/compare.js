@@ -34,7 +34,7 @@ function pick(n) {
   if (n === 0) return { model, mode };
   if (about.models.length > 1) return { model: about.models.find((m) => m !== model), mode };
   const others = about.modes.filter((m) => m !== mode);
-  return { model, mode: others.find((m) => m === "likelihood") ?? others[0] ?? mode };
+  return { model, mode: others.find((m) => m === "letters") ?? others[0] ?? mode };
 }
 
 function pickOne(n, what, value) {

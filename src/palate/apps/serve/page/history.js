@@ -48,7 +48,7 @@ function show(items, typed) {
   options = items;
   const list = $("suggestions");
   list.replaceChildren(...items.map((item, n) => option(item, n)));
-  if (!items.length) list.append(el("li", { class: "none" }, `No ${words().item} is called “${typed}”.`));
+  if (!items.length) list.append(el("li", { class: "none", role: "option", "aria-disabled": "true" }, `No ${words().item} is called “${typed}”.`));
   list.hidden = false;
   $("search").setAttribute("aria-expanded", "true");
   activate(items.length ? 0 : -1);
@@ -135,7 +135,7 @@ function draw() {
   $("history-title").textContent = user ? `${capital(w.person)} ${user}` : `Your ${w.items}`;
   $("history-count").textContent = history.length ? String(history.length) : "";
   $("history-hint").textContent = history.length
-    ? `${capital(w.verb)}, oldest first. The newest count most.`
+    ? `${capital(w.verb)}, oldest first${user && state.count > history.length ? `; the latest of ${state.count}` : ""}.`
     : `Add ${w.items} you ${w.verb} and liked, in the order you did.`;
   $("clear").hidden = !history.length && !disliked.length && !user;
   $("clear").textContent = user ? "Close" : "Start over";

@@ -1,6 +1,6 @@
 // What the page knows, in one place. Kept for this tab (sessionStorage), so a reload loses nothing.
 
-const KEPT = ["user", "edited", "history", "disliked", "filters", "model", "mode", "variety", "sessions", "draft", "compare"];
+const KEPT = ["user", "count", "edited", "history", "disliked", "filters", "model", "mode", "variety", "sessions", "draft", "compare"];
 const NAME = "palate";
 
 export const state = {
@@ -9,6 +9,7 @@ export const state = {
     wording: { item: "item", items: "items", verb: "chose", person: "person" },
   },
   user: "", // an id the server knows, "" for a list of one's own
+  count: 0, // items the server holds of `user`; the list has the latest
   edited: false, // the list is no longer just what the server holds of `user`
   history: [], // items, oldest first; `mark` is "like" or "seen" where they were said so
   disliked: [],

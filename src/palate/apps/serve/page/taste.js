@@ -56,7 +56,7 @@ export async function openUser(id) {
     throw error;
   }
   if (found.known === false) return false;
-  update({ user: id, edited: false, history: found.history, disliked: [] });
+  update({ user: id, count: found.count ?? 0, edited: false, history: found.history, disliked: [] });
   endSession();
   return true;
 }
