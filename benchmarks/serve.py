@@ -3,11 +3,13 @@
     python -m benchmarks.serve --json FILE
 
 Needs wrk (Debian's package of that name) and, for the numbers it is known by, MovieLens-100K. Each workload asks
-`/v1/score` for 20 candidates and another real user's history each time, so no prompt is found in the prefix cache:
+`/v1/score` for 20 candidates and (but for `shards`) another real user's history each time, so that no prompt is found in
+the prefix cache:
 
     history-5    the adapter's own mode: the user's last 5 items as soft tokens, one product with the candidates
     history-20   the same with 20 items
     embedding    the same with the user's whole history, of which the adapter reads the newest items
+    shards       the same, each user's 160 candidates as eight requests in a row, as a service asks that cuts its lists
     likelihood   the history as text, 20 titles behind it
     raw          a query of `--prefix` tokens and 20 items with one label each, as clients of SGLang send it
 
@@ -63,7 +65,7 @@ function done(summary, latency)
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end
 """
-WORKLOADS = "history-5,history-20,embedding,likelihood,raw"
+WORKLOADS = "history-5,history-20,embedding,shards,likelihood,raw"
 STARTED = 180.0
 """Seconds a server may take to answer first."""
 
@@ -121,18 +123,19 @@ def bodies(workload: str, data: str, prefix: int, seed: int) -> list[str]:
     made = []
     for user in users:
         chosen = {e.item_id for e in dataset.histories.events(user)}
-        items = rng.sample([i for i in ids if i not in chosen], 20)
+        items = rng.sample([i for i in ids if i not in chosen], 160 if workload == "shards" else 20)
         if workload == "raw":
             plots = [dataset.catalog[i].text.get("plot") or dataset.catalog[i].title for i in rng.sample(ids, 30)]
             words = " ".join(plots).split()[: prefix * 3 // 4]
             titles = [f" {dataset.catalog[i].title}" for i in items]
-            body: dict[str, Any] = {"query": " ".join(words), "items": titles, "label_token_ids": [28]}
+            body: dict[str, Any] = {"query": " ".join(words), "label_token_ids": [28]}
+            items = titles
         elif workload.startswith("history-"):
             last = [e.item_id for e in dataset.histories.events(user)][-int(workload.removeprefix("history-")) :]
             body = {"history": last, "items": items, "mode": "embedding"}
         else:
-            body = {"user": user, "items": items, "mode": workload}
-        made.append(json.dumps(body))
+            body = {"user": user, "items": items, "mode": "embedding" if workload == "shards" else workload}
+        made += [json.dumps({**body, "items": items[at : at + 20]}) for at in range(0, len(items), 20)]
     return made
 
 
