@@ -3,8 +3,8 @@
     python -m benchmarks.serve --json FILE
 
 Needs wrk (Debian's package of that name) and, for the numbers it is known by, MovieLens-100K. Each workload asks
-`/v1/score` for 20 candidates and (but for `shards`) another real user's history each time, so that no prompt is found in
-the prefix cache:
+`/v1/score` for 20 candidates and (but for `shards`) another real user's history each time, so that no prompt is in the
+prefix cache:
 
     history-5    the adapter's own mode: the user's last 5 items as soft tokens, one product with the candidates
     history-20   the same with 20 items
