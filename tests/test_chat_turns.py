@@ -238,3 +238,32 @@ def test_shared_tags_weigh_as_reasons_do(rec: Recommender) -> None:
     for other in rec.shelf.item_ids[:8]:
         expected = [rec.reasoner.common(i, other).weight for i in rec.shelf.item_ids]
         assert tags.shared(other) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_conversation_writes_the_catalogues_titles_alone_in_mode_generate(rec: Recommender) -> None:
+    chat = Chat(rec, history=["Alien", "Fargo"], k=3, mode="generate", dense=False)
+    seen: set[str] = set()
+    for text in ["a comedy or a drama", "more", "but no drama", "like Jaws"]:
+        for item in chat.ask(text).items:
+            assert rec.shelf[item.item_id].title == item.title
+            assert item.item_id not in seen
+            seen.add(item.item_id)
+    assert len(seen) >= 6
+
+
+def test_why_has_cards_too_and_all_is_escaped(rec: Recommender) -> None:
+    evil = "<script>alert(1)</script> & Co"
+    item_id = rec.shelf.lookup(evil) or rec.add_item(evil, {"genres": "Comedy", "year": "1980"})
+    chat = Chat(rec, history=["Alien", evil], k=24, dense=False)
+    why = chat.ask(f"why “{rec.shelf['1'].title}”?")
+    assert why.explanation is not None
+    assert why._repr_html_() == why.explanation._repr_html_()
+    for html in (
+        why._repr_html_(),
+        chat.why("Heat")._repr_html_(),
+        Chat(rec, history=["Alien"], k=24, dense=False).ask("comedies")._repr_html_(),
+        chat.ask(evil)._repr_html_(),
+    ):
+        assert "<script>" not in html
+    assert "&lt;script&gt;" in Chat(rec, history=["Alien"], k=24, dense=False).ask("comedies")._repr_html_()
+    assert item_id in rec.shelf

@@ -41,7 +41,7 @@ COMMANDS = tuple(
 """What a whole message means: English with {t} for its titles, and the Chinese pattern."""
 
 _NO = "(?:不要|不想看|不想要|不看|别要|别给我|别|不含|不带|不是|没有|讨厌|不喜欢|不爱|排除|拒绝|除了|除去|非|无|不)"
-_REFINES = re.compile(rf"^(?:{_NO}|但是?|不过|再|更|换成|改成|最好|或者?|那|早一点|晚一点|短一点|长一点|新一点|老一点)")
+_REFINES = re.compile(r"^(?:但是?|不过|再|更|换成|改成|最好|或者?|那|早一点|晚一点|短一点|长一点|新一点|老一点)")
 _ADDS = re.compile(r"^(?:还要|也要|只要|只看|并且|而且|同时)")
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
