@@ -139,6 +139,17 @@ def test_a_conversation_is_there_after_the_store_is_opened_again(where: str) -> 
         assert answer == Turn(2, "assistant", "1. Star Wars", tuple(items), held.updated)
 
 
+def test_a_state_may_be_saved_without_a_turn(store: Store) -> None:
+    session = store.new_session("ana", "m", {"liked": []})
+    store.save_state(session, {"liked": ["1"]})
+    assert store.session(session).state == {"liked": ["1"]}
+    assert store.turns(session) == []
+    with pytest.raises(RequestError, match="no session has the id 'x'"):
+        store.save_state("x", {})
+    with pytest.raises(RequestError, match="state: expected plain data that JSON can hold"):
+        store.save_state(session, {"liked": {1}})
+
+
 def test_session_ids_cannot_be_guessed(store: Store) -> None:
     names = {store.new_session(None, "m") for _ in range(20)}
     assert len(names) == 20
@@ -295,6 +306,35 @@ def test_threads_lose_nothing_and_number_turns_in_order(store: Store) -> None:
     assert sum(len(store.events(f"u{n}")) for n in range(3)) == 120
 
 
+def test_nothing_comes_back_of_someone_forgotten_in_the_middle(store: Store) -> None:
+    """Answers and feedback still being written when a person is forgotten are refused or go with them."""
+    sessions = [store.new_session("ana", "m") for _ in range(4)]
+    refused: list[BaseException] = []
+
+    def talk(session: str) -> None:
+        try:
+            for n in range(100_000):
+                store.save_turn(session, "user", "secret", [], {"last": n})
+                store.add_events([StoredEvent(None, str(n), "like", session=session)])
+        except BaseException as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=talk, args=(s,)) for s in sessions]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    assert store.forget("ana").sessions == 4
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 4
+    assert all(isinstance(e, RequestError) and ("no session" in str(e) or "meanwhile" in str(e)) for e in refused)
+    held = store.export("ana")
+    assert (held["events"], held["sessions"]) == ([], [])
+    with store.engine.connect() as db:
+        assert db.scalar(sql.select(sql.func.count()).select_from(tables.turns)) == 0
+        assert db.scalar(sql.select(sql.func.count()).select_from(tables.events)) == 0
+
+
 CHILD = """
 import sys
 from palate.store import Store, StoredEvent
@@ -308,31 +348,28 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
-def test_a_kill_loses_no_turn_that_was_kept(where: str) -> None:
+def test_a_kill_loses_no_turn_that_was_kept(where: str, tmp_path: Path) -> None:
     """Two processes write to one conversation and are killed at random moments, again and again."""
     rng = random.Random(11)
+    kept: dict[int, str] = {}
     with Store.open(where) as store:
         session = store.new_session("ana", "m", {"last": None})
-        kept: dict[int, str] = {}
         for round_ in range(8):
-            writers = [
-                subprocess.Popen(
-                    [sys.executable, "-c", CHILD, where, session, f"{round_}{name}"], stdout=subprocess.PIPE, text=True
-                )
-                for name in "ab"
-            ]
-            for writer in writers:
-                assert writer.stdout is not None
-                kept.update(_told(writer.stdout.readline()))
+            files = [tmp_path / f"{round_}{name}.txt" for name in "ab"]
+            writers = [_writer(where, session, file) for file in files]
+            while not all("\n" in file.read_text() for file in files):
+                assert all(writer.poll() is None for writer in writers)
+                time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.15))
             for writer in writers:
                 writer.kill()
                 time.sleep(rng.uniform(0, 0.02))
-            for writer in writers:
-                told = writer.communicate(timeout=30)[0].splitlines(keepends=True)
-                kept.update(_told("".join(told[-1:])) if told and told[-1].endswith("\n") else {})
-                for line in told[:-1]:
-                    kept.update(_told(line))
+            for writer, file in zip(writers, files, strict=True):
+                writer.wait(timeout=30)
+                for line in file.read_text().splitlines(keepends=True):
+                    if line.endswith("\n"):
+                        number, _, text = line.strip().partition(" ")
+                        kept[int(number)] = text
             turns = store.turns(session)
             assert [t.number for t in turns] == list(range(1, len(turns) + 1))
             assert kept.items() <= {t.number: t.text for t in turns}.items()
@@ -344,9 +381,10 @@ def test_a_kill_loses_no_turn_that_was_kept(where: str) -> None:
         store.save_turn(session, "user", "still here")
 
 
-def _told(line: str) -> dict[int, str]:
-    number, _, text = line.strip().partition(" ")
-    return {int(number): text}
+def _writer(where: str, session: str, file: Path) -> subprocess.Popen[bytes]:
+    """A process that writes turns, and notes each in a file once it is kept."""
+    with file.open("wb") as out:
+        return subprocess.Popen([sys.executable, "-W", "ignore", "-c", CHILD, where, session, file.stem], stdout=out)
 
 
 def test_processes_may_open_a_new_store_at_once(where: str) -> None:

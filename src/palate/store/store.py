@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from palate.errors import DataError, PalateWarning, RequestError
 from palate.store import connect, tables
@@ -216,6 +216,7 @@ class Store:
         with self._writing() as db:
             db.execute(select(meta).with_for_update())  # one at a time: two could both miss the hash, and both add it
             own = select(sessions.c.id).where(sessions.c.user_id == user)
+            db.execute(own.with_for_update())  # what is being written to these waits, and then finds them gone
             said = db.execute(delete(events).where(events.c.user_id == user)).rowcount
             spoken = db.execute(delete(turns).where(turns.c.session_id.in_(own))).rowcount
             held = db.execute(delete(sessions).where(sessions.c.user_id == user)).rowcount
@@ -281,6 +282,8 @@ class Store:
                 options["isolation_level"] = "REPEATABLE READ"  # all queries of one reading see one moment
             with self.engine.connect().execution_options(**options) as db, db.begin():
                 yield db
+        except IntegrityError:
+            raise RequestError("the person or the session was removed meanwhile; begin a session anew") from None
         except SQLAlchemyError as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             raise DataError(f"the store {self.where} cannot be used: {cause}") from error
