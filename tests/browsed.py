@@ -171,10 +171,13 @@ def two_models(factory: pytest.TempPathFactory, base: Path, data: Path) -> Serve
     return shared("two models", make)
 
 
-def tiny_world(folder: Path, base: Path, data: Path) -> tuple[Path, Path]:
-    """(bundle, data set): the tests' tiny ones, with one hostile title more."""
+def tiny_world(folder: Path, base: Path, data: Path, wording: str = "") -> tuple[Path, Path]:
+    """(bundle, data set): the tests' tiny ones, with one hostile title more, perhaps in the words of another domain."""
     world = folder / "data"
     shutil.copytree(data, world)
+    if wording:
+        card = world / "dataset.yaml"
+        card.write_text(re.sub("wording: .*", f"wording: {wording}", card.read_text("utf-8")), "utf-8")
     with (world / "items.csv").open("a", newline="", encoding="utf-8") as f:
         csv.writer(f).writerow([25, HOSTILE, 1999, "Comedy", ""])
     return tiny_bundle(folder / "bundle", base, world), world

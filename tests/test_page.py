@@ -195,26 +195,36 @@ def test_an_answer_streams_cards_and_a_reload_keeps_the_conversation(page: Any) 
 
 def test_an_answer_can_be_stopped(page: Any) -> None:
     page.get_by_role("link", name="Chat").click()
-    page.route("**/v1/chat/completions", lambda route: None)
+    held: list[Any] = []
+    page.route("**/v1/chat/completions", lambda route: held.append(route))
     page.get_by_label("Message").fill("anything")
     with page.expect_request("**/v1/chat/completions"):
         page.get_by_role("button", name="Send").click()
     page.get_by_role("button", name="Stop").click()
     page.locator("#turns").get_by_text("Stopped.").wait_for()
+    held[0].abort()
     page.unroute("**/v1/chat/completions")
     ask(page, "something with Horror")
     assert page.locator("#turns .card").count() >= 2
 
 
+def lists(page: Any) -> list[list[str]]:
+    """Titles of the two compared lists, read in one moment."""
+    return page.evaluate(
+        "['left', 'right'].map(s => [...document.querySelectorAll(`#${s}-list b`)].map(b => b.textContent))"
+    )
+
+
 def test_two_lists_are_compared(page: Any) -> None:
     choose(page, "Heat", "Alien")
     page.get_by_role("link", name="Compare").click()
-    page.locator("#right-list li").nth(9).wait_for()
+    until(lambda: [len(titles) for titles in lists(page)] == [10, 10], "both lists")
     assert page.locator("#left-model").input_value() == "first"
     assert page.locator("#right-model").input_value() == "second"
     page.locator("#right-mode").select_option("likelihood")
-    until(lambda: titles(page, "#left-list b") != titles(page, "#right-list b"), "another mode to give another list")
-    left, right = (titles(page, f"#{side}-list b") for side in ("left", "right"))
+    until(lambda: lists(page)[0] != lists(page)[1], "another mode to give another list")
+    left, right = lists(page)
+    assert len(left) == len(right) == 10
     both = set(left) & set(right)
     page.locator("#shared").get_by_text(f"{len(both)} of 10 movies are on both lists.").wait_for()
     assert page.locator("#links path").count() == len(both)

@@ -200,12 +200,18 @@ def test_the_page_is_small_and_shown_before_the_service_answers(browser: Any, se
     files = sorted(PAGE.iterdir())
     assert sum(f.stat().st_size for f in files) < MOST
     with visiting(browser, server.url) as page:
-        page.route("**/v1/**", lambda route: None)
+        held: list[Any] = []
+        page.route("**/v1/**", lambda route: held.append(route))
         page.reload()
         page.get_by_role("combobox", name="Search").wait_for()
         page.get_by_role("link", name="Chat").click()
         page.get_by_label("Message").fill("typed before the service answers")
+        assert held
+        for route in held:
+            route.continue_()
         page.unroute("**/v1/**")
+        page.locator("footer").get_by_text("Data: tiny").wait_for()
+        assert page.get_by_label("Message").input_value() == "typed before the service answers"
 
 
 def test_the_files_keep_the_policy() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from browsed import Server, answered, ask, choose, chromium, needs_browser, serving, tiny_world, titles, until, visiting
 
+RECIPES = "{item: recipe, items: recipes, verb: cooked, person: cook}"
 KEY = "a-key-of-the-tests-0123456789"
 
 
@@ -24,9 +25,9 @@ def browser() -> Iterator[Any]:
 def server(
     browser: Any, tiny_base: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server that wants a key."""
+    """A server that wants a key, of a cookbook."""
     folder = tmp_path_factory.mktemp("trouble")
-    bundle, data = tiny_world(folder, tiny_base, tiny_data)
+    bundle, data = tiny_world(folder, tiny_base, tiny_data, RECIPES)
     with serving("-a", bundle, "--data", data, "--store", folder / "store.db", env={"PALATE_API_KEYS": KEY}) as found:
         yield found
 
@@ -64,6 +65,18 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any, server: Server) -
         assert page.get_by_label("API key").is_hidden()
 
 
+def test_the_words_are_those_of_the_domain(page: Any) -> None:
+    page.get_by_role("heading", name="Which recipes do you like?").wait_for()
+    page.get_by_role("heading", name="Your recipes").wait_for()
+    page.get_by_role("textbox", name="Or open a cook by id").wait_for()
+    choose(page, "Heat")
+    assert page.get_by_role("button", name="Already cooked").count() == 12
+    page.get_by_text("Cooked, oldest first.").wait_for()
+    page.get_by_role("link", name="Chat").click()
+    page.get_by_role("button", name="Surprise me with recipes I would enjoy").wait_for()
+    assert "movie" not in page.locator("body").inner_text().lower()
+
+
 def test_a_busy_server_is_waited_for(page: Any) -> None:
     refused = []
 
@@ -76,6 +89,7 @@ def test_a_busy_server_is_waited_for(page: Any) -> None:
     page.locator(".starter").first.click()
     page.get_by_text("The server is busy right now.").wait_for()
     page.get_by_text("Trying again in 2 s.").wait_for()
+    assert page.locator("#foryou-trouble").bounding_box()["y"] < 300
     page.unroute("**/v1/recommend")
     answered(page)
     assert len(refused) == 1
@@ -95,6 +109,20 @@ def test_a_stopping_server_gives_the_message_back(page: Any) -> None:
     page.get_by_role("button", name="Try again").click()
     page.locator("#turns .theirs:not([aria-busy])").wait_for()
     assert page.get_by_label("Message").input_value() == ""
+
+
+def test_a_lost_conversation_begins_anew(page: Any, server: Server) -> None:
+    page.get_by_role("textbox", name="Or open a cook by id").fill("3")
+    page.keyboard.press("Enter")
+    answered(page)
+    page.get_by_role("link", name="Chat").click()
+    ask(page, "something with Horror")
+    header = {"Authorization": f"Bearer {KEY}"}
+    assert page.request.delete(f"{server.url}/v1/users/3", headers=header).json()["removed"]["sessions"] == 1
+    ask(page, "something with Comedy")
+    assert page.locator("#turns .mine p").all_inner_texts() == ["something with Horror", "something with Comedy"]
+    assert page.locator("#turns .theirs:last-child .card").count() >= 1
+    assert page.locator("#chat-trouble").is_hidden()
 
 
 def test_a_server_that_dies_is_found_again_with_all_that_was_said(page: Any, server: Server) -> None:

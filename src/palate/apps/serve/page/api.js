@@ -1,6 +1,7 @@
 // Requests to the server that sent this page, and to no other.
 
 const KEY = "palate-key";
+const STATUS = { overloaded: 429, closing: 503, timeout: 504 }; // of errors in mid stream, where HTTP has none
 let askKey = async () => null;
 let asking = null;
 
@@ -98,7 +99,7 @@ export async function* stream(path, body, signal) {
       if (data === "[DONE]") return;
       if (!data) continue;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ApiError(chunk.error.message, 500, chunk.error.code);
+      if (chunk.error) throw new ApiError(chunk.error.message, STATUS[chunk.error.code] ?? 500, chunk.error.code);
       yield chunk;
     }
   }

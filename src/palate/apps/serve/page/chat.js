@@ -85,7 +85,7 @@ async function send(text = $("message").value.trim()) {
   begin();
   ideas();
   latest();
-  let started = false;
+  let [started, again] = [false, false];
   try {
     const body = { messages: [{ role: "user", content: text }], stream: true, session: await beginSession(), k: K };
     if (state.model) body.model = state.model;
@@ -99,18 +99,20 @@ async function send(text = $("message").value.trim()) {
     reply.done();
   } catch (error) {
     if (error.name === "AbortError") reply.done("Stopped.");
-    else failed(error, text, started, mine, reply);
+    else again = failed(error, text, started, mine, reply);
   } finally {
     end();
   }
+  if (again) send(text);
 }
 
+/** Tell it; true where the message is worth sending again at once. */
 function failed(error, text, started, mine, reply) {
   const place = $("chat-trouble");
   if (started) {
     reply.done("The answer broke off here.");
     trouble(place, error, () => send(text), { alone: false });
-    return;
+    return false;
   }
   // nothing arrived: the words go back into the box
   mine.remove();
@@ -118,10 +120,12 @@ function failed(error, text, started, mine, reply) {
   typed(text);
   ideas();
   if (error.status === 404 && session()) {
+    // the server no longer holds this conversation
     endSession();
-    return send(text);
+    return true;
   }
   trouble(place, error, () => send(), { alone: false, note: "Your message is still in the box." });
+  return false;
 }
 
 function typed(text) {

@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { $, capital, el, number, picture, signed } from "./dom.js";
-import { details, state, whose, words } from "./state.js";
+import { details, prose, state, whose, words } from "./state.js";
 import { settled, trouble } from "./trouble.js";
 
 const FIRST = 8; // rows of a group before "show all"
@@ -21,7 +21,7 @@ export async function explain(item, pick) {
   asking = new AbortController();
   $("explain-head").replaceChildren(picture(item, true), el("div", { class: "told" },
     el("h2", { id: "explain-title" }, `Why ${item.title}?`), el("p", { class: "details" }, details(item).join(" · ")),
-    item.text?.plot && el("p", { class: "plot" }, item.text.plot)));
+    el("p", { class: "plot" }, prose(item))));
   $("explain-told").textContent = "Leaving one thing out at a time and scoring again …";
   $("explain-body").replaceChildren();
   if (!dialog.open) dialog.showModal();

@@ -15,7 +15,7 @@ let refocus = -1;
 let stale = true;
 
 export function start() {
-  on(["history", "user", "disliked", "filters", "model", "mode", "variety"], () => { k = STEP; refresh(); });
+  on(["history", "user", "disliked", "filters", "model", "mode", "variety"], refresh);
   on(["about"], () => { controls(); refresh(); });
   $("more").addEventListener("click", () => { k = Math.min(MOST, k + STEP); refresh(); });
   for (const name of ["model", "mode", "variety"]) {

@@ -82,6 +82,12 @@ export function details(item) {
   return names.filter((name) => item.text?.[name]).map((name) => tagged(item.text[name], fields[name]));
 }
 
+/** The longest prose an item has, such as a plot. */
+export function prose(item) {
+  const texts = Object.entries(item.text ?? {}).filter(([name]) => !(name in state.about.fields)).map(([, text]) => text);
+  return texts.reduce((a, b) => (b.length > a.length ? b : a), "");
+}
+
 function tagged(text, field) {
   if (field?.kind !== "tags") return text;
   const cell = ` ${text.replace(/[|;,]/g, " ")} `;
