@@ -152,7 +152,7 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(
-        default_factory=lambda: {"first": [], "full": [], "why": [], "feedback": []}
+        default_factory=lambda: {"first": [], "full": [], "cpu": [], "why": [], "feedback": []}
     )
     moves: dict[str, list[float]] = field(default_factory=lambda: {"like": [], "dislike": []})
     failed: list[str] = field(default_factory=list)
@@ -171,7 +171,7 @@ class Session:
 
     def turn(self, text: str) -> Answer:
         """One message, timed and checked."""
-        began, first = time.perf_counter(), 0.0
+        began, processor, first = time.perf_counter(), time.process_time(), 0.0
         for piece in self.chat.stream(text):
             if piece.item is not None and not first:
                 first = time.perf_counter() - began
@@ -183,6 +183,7 @@ class Session:
         if answer.items:
             self.tally.seconds["first"].append(first)
             self.tally.seconds["full"].append(full)
+            self.tally.seconds["cpu"].append(time.process_time() - processor)
             self.last = answer
         else:
             self.tally.seconds["why" if answer.explanation else "feedback"].append(full)

@@ -1,6 +1,8 @@
 """Messages with what they ask for: the half kept aside. Labels as in `test_chat_dev`.
 
-Written before any result was looked at; nothing in chat was changed for them.
+Written by the same author in the same hour as the other half, before any result was looked at, and measured once: 81 of
+86 were understood. Three of the five failures were mended afterwards (non-animated, nothing before 1985, hi there), so
+from then on this half guards against regressions and is no longer unseen.
 """
 
 from __future__ import annotations

@@ -267,3 +267,49 @@ def test_why_has_cards_too_and_all_is_escaped(rec: Recommender) -> None:
         assert "<script>" not in html
     assert "&lt;script&gt;" in Chat(rec, history=["Alien"], k=24, dense=False).ask("comedies")._repr_html_()
     assert item_id in rec.shelf
+
+
+def test_lines_of_the_last_answer_are_pointed_at(chat: Chat) -> None:
+    first = chat.ask("a comedy or a drama")
+    titles = [i.title for i in first.items]
+    assert f"more like {titles[1]}" in chat.ask("I liked the second one").text
+    assert f"less like {titles[2]}" in chat.ask("I hated the last one!").text
+    assert chat.ask("why #2?").text.startswith(titles[1])
+    assert chat.ask("why did you pick the 3rd?").text.startswith(titles[2])
+    assert f"{titles[0]}, {titles[1]} and {titles[2]} is off" in chat.ask("I've seen all of them").text
+    assert chat.seen == [i.item_id for i in first.items]
+    assert (chat.liked, chat.disliked) == ([], [])
+    assert "I do not find" in chat.ask("why number 9?").text
+
+
+def test_a_yes_does_what_was_offered(chat: Chat) -> None:
+    assert "Without “year 1973” there are" in chat.ask("a comedy from 1973").text
+    dropped = chat.ask("yes please")
+    assert len(dropped.items) == 3
+    assert dropped.text.startswith("3 movies (Comedy):")
+    assert chat.state()["wish"] == [{"text": "a comedy from 1973", "without": ["year"]}]
+    assert "Nothing in the catalogue has year 2050" in chat.ask("from 2050").text
+    assert chat.ask("ok").text.startswith("1 movie (Comedy):")
+    assert "Did you mean Alien or Aliens?" in chat.ask("like Alein").text
+    assert "(like Alien)" in chat.ask("yes").text
+    assert "Did you mean Batman?" in chat.ask("I hated Batmann Returns").text or chat.disliked == []
+    assert "Tell me what you are in the mood for" in chat.ask("yes").text or chat.disliked
+    chat.ask("a comedy from 1973")
+    assert chat.ask("no").text == "All right. What are you in the mood for instead?"
+    assert "Tell me what you are" in chat.ask("yes").text
+
+
+def test_refinements_add_replace_and_narrow(chat: Chat) -> None:
+    for said, filters in [
+        ("a comedy from the 80s", {"genres": "Comedy", "year": (1980.0, 1989.0)}),
+        ("but no animation", {"genres": {"all": ["Comedy", {"not": "Animation"}]}, "year": (1980.0, 1989.0)}),
+        ("since 1975", {"genres": {"all": ["Comedy", {"not": "Animation"}]}, "year": {"min": 1975.0}}),
+        ("before 1990", {"genres": {"all": ["Comedy", {"not": "Animation"}]}, "year": {"min": 1975.0, "max": 1989.0}}),
+        ("a drama", {"genres": "Drama"}),
+        ("what about horror?", {"genres": "Horror"}),
+    ]:
+        chat.listen(said)
+        assert chat.wish is not None
+        assert chat.wish.filters == filters, said
+    chat.listen("and also comedy")  # nothing is both: it was a new wish
+    assert chat.wish.filters == {"genres": "Comedy"}

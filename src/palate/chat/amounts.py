@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from palate.chat.reading import State
+from palate.chat.reading import GAP, State
 from palate.chat.words import DECADES, NUMBERS, stem
 from palate.recommender.fields import Field
 from palate.recommender.filters import number
@@ -17,7 +17,10 @@ from palate.recommender.shelf import Shelf
 
 _I = re.IGNORECASE
 _Y = r"(?:1[89]|20)\d\d"
-_NO = r"(?P<no>\b(?:not|nothing|no|except|isn't|aren't|without|never)\s+(?:\w+\s+)?)?"
+_OPS = (
+    "before|prior|pre|until|after|post|since|older|newer|earlier|later|over|under|above|below|more|less|up|long|short"
+)
+_NO = rf"(?P<no>\b(?:not|nothing|no|except|isn't|aren't|without|never)\s+(?:(?!{_OPS})\w+\s+)?)?"
 _SPAN = re.compile(rf"\b(?:between|from|in)?\s*\b(?P<a>{_Y})\s*(?:and|to|-|–|until|till|through)\s*(?P<b>{_Y})\b", _I)
 _DECADE = re.compile(
     rf"{_NO}\b(?:(?P<op>before|prior to|until|after|since)\s+)?(?:(?:from|in|of|during)\s+)?(?:the\s+)?"
@@ -57,6 +60,8 @@ _AFTER = re.compile(
 _EXACT = re.compile(
     rf"(?P<op>){_N}[\s-]*(?P<unit>min\w*|hours?|hrs?|h)\b(?:\s+(?P<more>\d+)\s*min\w*)?(?:\s+long)?", _I
 )
+_SHORT_YEAR = re.compile(r"(?<!\w)'(\d\d)\b(?!s)")
+_CARRIED = re.compile(r"\s*(?:or|nor|and|,)*\s*", _I)
 _CLOCK = re.compile(r"\b(\d{1,2})\s*h(?:ours?|rs?)?\s*(\d{2})(?:\s*(?:m|min\w*))?\b", _I)
 _SOFT = re.compile(
     r"(?P<no>\b(?:not|nothing|no|isn't)\s+)?(?:\b(?:too|so|very|that)\s+)?\b(?P<word>short|long|recent|newer|modern|old|older|"
@@ -90,6 +95,8 @@ class Amounts:
 
     def read(self, state: State) -> None:
         """Move the amounts of a message into its filters."""
+        if self.year is not None:
+            state.rest = _SHORT_YEAR.sub(r"19\1", state.rest)
         if self.time is not None:  # "1h30" is 90 minutes
             state.rest = _CLOCK.sub(lambda m: f"{60 * int(m[1]) + int(m[2])} minutes", state.rest)
         for pattern in (_AMOUNT, _AFTER, _EXACT):
@@ -121,7 +128,7 @@ class Amounts:
             start = self._century(start)
         offset = {"early": (0, 3), "mid": (4, 6), "late": (7, 9)}.get((m["part"] or "").casefold(), (0, 9))
         low, high = start + offset[0], start + offset[1]
-        op, no = (m["op"] or "").casefold(), bool(m["no"])
+        op, no = (m["op"] or "").casefold(), self._negated(state, m)
         if op in ("before", "prior to"):
             return self._years(state, None, low - 1, no)
         if op == "until":
@@ -129,6 +136,13 @@ class Amounts:
         if op == "after":
             return self._years(state, high + 1, None, no)
         return self._years(state, low, None, no) if op == "since" else self._years(state, low, high, no)
+
+    def _negated(self, state: State, m: re.Match[str]) -> bool:
+        """Is a year under a negation, or joined to one that is: "not from the 80s or 90s"?"""
+        joint = state.rest[state.negated : m.start()]
+        no = bool(m["no"]) or (state.negated >= 0 and _CARRIED.fullmatch(joint) is not None)
+        state.negated = m.start() + len(GAP) if no else -1
+        return no
 
     def _century(self, ten: float) -> float:
         """1990 for 90; the century in which the catalogue has such years, the later one where it has both."""
@@ -138,7 +152,7 @@ class Amounts:
         return late if fits or (info is None and ten < 30) else 1900 + ten
 
     def _one_year(self, state: State, m: re.Match[str]) -> bool:
-        year, op, no = float(m["year"]), (m["op"] or "").casefold(), bool(m["no"])
+        year, op, no = float(m["year"]), (m["op"] or "").casefold(), self._negated(state, m)
         if op in ("before", "prior to", "pre", "older than", "earlier than"):
             return self._years(state, None, year - 1, no)
         if op in ("until", "up to", "no later than"):

@@ -20,7 +20,7 @@ _MORE = (
     r"(?:some |a few |any |yet |\d+ )?(?:more|others?|next|another(?: one)?|different ones|something else)"
     r"(?: ones| of (?:them|those|these))?(?: please)?",
     r"what else(?: is there| have you got| do you have)?",
-    r"anything else|keep going|go on|continue|the next ones?",
+    r"more like (?:this|that|these|those|it|them)|anything else|keep going|go on|continue|the next ones?",
 )
 _YES = (
     r"(?:yes|yeah|yep|sure|ok|okay|right|exactly|please do|do (?:it|so)|(?:yes,? )?drop (?:it|that))(?:,? please)?",

@@ -18,7 +18,7 @@ class State:
     """One message. rest: what no rule has taken yet; mended: the message with its typos repaired so far.
 
     wanted, unwanted: tags and ranges by field; choices: fields whose wanted ones are alternatives; limits: ends of
-    numbers by field; the rest as in `palate.chat.wishes.Wish`.
+    numbers by field; negated: where in `rest` a negated year ended, or -1; the rest as in `palate.chat.wishes.Wish`.
     """
 
     rest: str
@@ -35,6 +35,7 @@ class State:
     notes: list[str] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     offer: str | None = None
+    negated: int = -1
 
     @property
     def found(self) -> bool:

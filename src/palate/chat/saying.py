@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from palate.chat.languages import Language
+from palate.chat.languages import ALL, Language
 from palate.chat.wishes import Hint, Wish
 from palate.recommender.shelf import plain
 
@@ -82,11 +82,12 @@ class Speaker:
         return [text]
 
     def pointed(self, language: Language, text: str, latest: Sequence[str]) -> str:
-        """A message with "the second one" written out as the title of that line of the last answer."""
+        """A message with "the second one" and "all of them" written out as titles of the last answer."""
         for start, end, place in reversed(language.references(text)):
-            if 0 < place <= len(latest) or (place < 0 and latest):
-                title = self._dated(latest[place - 1 if place > 0 else place])
-                text = f"{text[:start]}《{title}》{text[end:]}"
+            ids = latest if place == ALL else latest[place - 1 : place] if place > 0 else latest[-1:]
+            if ids:
+                titles = " and ".join(f"《{self._dated(i)}》" for i in ids)
+                text = f"{text[:start]}{titles}{text[end:]}"
         return text
 
     def named(self, text: str) -> list[str]:

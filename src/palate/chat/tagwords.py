@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from palate.chat.nearwords import NearWords
 from palate.chat.reading import State
-from palate.chat.words import EMPTY, EVERYDAY, GENERIC, NEGATORS, RESETS, SYNONYMS, WORD, stem
+from palate.chat.words import EMPTY, EVERYDAY, GENERIC, NEGATORS, NOUNS, RESETS, SYNONYMS, WORD, stem
 from palate.recommender.fields import Field
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class TagWords:
         word = words[at]
         for size in range(min(_PHRASE, len(words) - at), 0, -1):
             phrase = " ".join(w.low for w in words[at : at + size])
-            options = [o for o in self._whole.get(phrase, []) if size > 1 or self._trusted(o[0], word)]
+            options = [o for o in self._whole.get(phrase, []) if size > 1 or self._trusted(o[0], words, at)]
             if options:
                 name, tag = self._choose(options, words, at)
                 state.want(name, tag, word.no, word.either)
@@ -173,9 +173,10 @@ class TagWords:
             return 1
         return self._name(state, words, at) or self._typo(state, word)
 
-    def _trusted(self, name: str, word: Word) -> bool:
-        """May a single word stand for a tag? Names need their capital, away from a sentence's start."""
-        return self.fields[name].broad or (word.capital and not word.first)
+    def _trusted(self, name: str, words: list[Word], at: int) -> bool:
+        """May a single word stand for a tag? Names need a capital that no sentence's start explains."""
+        before_noun = at + 1 < len(words) and words[at + 1].low in NOUNS
+        return self.fields[name].broad or (words[at].capital and (before_noun or not words[at].first))
 
     def _choose(self, options: list[tuple[str, str]], words: list[Word], at: int) -> tuple[str, str]:
         before = words[at - 1].low if at else ""
@@ -200,7 +201,7 @@ class TagWords:
         hit = self._codes.get(word.low)
         if hit is not None and word.text == hit[1] and len(word.text) > 1 and hit[1].upper() == hit[1]:
             self._want_code(state, hit, word)
-            return 1
+            return 2 if at + 1 < len(words) and words[at + 1].low == hit[0] else 1
         return 0
 
     def _want_code(self, state: State, hit: tuple[str, str], word: Word) -> None:

@@ -17,7 +17,7 @@ from palate.chat.languages import Language, language_of
 from palate.chat.reading import State
 from palate.chat.tagwords import TagWords, scan
 from palate.chat.titles import Titles
-from palate.chat.words import EMPTY, GREETINGS, NEGATIONS, NOUNS, WORD
+from palate.chat.words import EMPTY, GREETINGS, NEGATIONS, NOUNS, POLITE, WORD
 from palate.errors import RequestError
 from palate.recommender.fields import Field
 from palate.recommender.filters import condition_test, describe
@@ -109,7 +109,7 @@ class Wishes:
         """What one message asks for. What is not understood stays text, or becomes a question."""
         language = language_of(text)
         english = " ".join(language.plain(text, self.tags.known).replace("’", "'").split())
-        state = State(NEGATIONS.sub("not", english), language, english)
+        state = State(NEGATIONS.sub("not ", english), language, english)
         if command := self._command(english.strip(" .!?,;"), language):
             return command
         if (item_id := self.titles.whole(english)) is not None:
@@ -122,7 +122,7 @@ class Wishes:
         self._contradictions(state)
         offer = state.offer or (Said(text, tuple(state.without)) if state.without else None)
         return Wish(
-            "empty" if not words or (words <= GREETINGS and not state.found) else "ask",
+            "empty" if not words or (words <= POLITE and words & GREETINGS and not state.found) else "ask",
             (),
             state.filters(),
             tuple(state.hints),

@@ -13,10 +13,13 @@ def _set(text: str) -> frozenset[str]:
 
 NEGATORS = _set(
     """not no without never except isn't aren't don't dont doesn't didn't nothing avoid hate non minus
-    less neither nor won't can't skip excluding exclude dislike"""
+    less neither nor won't can't skip excluding exclude dislike
+    hates hated dislikes"""
 )
 RESETS = _set("but just only please with from under over about like instead rather mind maybe")
 GREETINGS = _set("hi hello hey thanks thank ok okay hm hmm yo greetings good morning evening bye")
+POLITE = GREETINGS | _set("there again you all everyone everybody very much so a lot for the")
+"""Words that may stand beside a greeting."""
 GENERIC = _set(
     """a about again all also am an and another any anything are as at be because been best better big both
     by can could did do does else every favorite favourite feel few find for from fun get give given go
@@ -31,7 +34,7 @@ GENERIC = _set(
     years you your evening night read buy listen play chosen choose movie movies film films item items
     book books product products article articles song songs game games place places course courses directed
     starring featuring written acted surprise whatever kinda pls plz gimme wanna flick flicks shows title titles
-    genre genres called named ever lately stand prefer thanks feeling seem sounds story stories half couple
+    genre genres called named ever lately stand prefer thanks feeling seem sounds either story stories half couple
     hour hours minute minutes min mins long"""
 )
 """Words that carry no wish of their own."""
@@ -75,7 +78,7 @@ EVERYDAY: dict[str, tuple[str, ...]] = {
 NEGATIONS = re.compile(
     r"\b(?:(?:tired|sick|bored) of|fed up with|instead of|rather than|other than|apart from|"
     r"(?:anything|everything) but|"
-    r"enough of|(?:keep|stay) away from|can(?:'t|not) stand|no more(?! than))\b",
+    r"enough of|(?:keep|stay) away from|can(?:'t|not) stand|no more(?! than)|non-)\b",
     re.IGNORECASE,
 )
 """Several words that negate what follows."""

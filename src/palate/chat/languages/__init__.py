@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 from palate.errors import ConfigError
 from palate.schema import Wording
 
+ALL = 0
+"""The place of a reference to all lines of an answer."""
+
 
 class Language(ABC):
     """One language: how a message in it is told, read and answered."""
@@ -34,7 +37,7 @@ class Language(ABC):
         return self.sayings[key].format(**parts)
 
     def references(self, text: str) -> list[tuple[int, int, int]]:
-        """Where a message points at lines of the last answer: (start, end, line; -1 for the last)."""
+        """Where a message points at lines of the last answer: (start, end, line; -1 for the last, ALL)."""
         return []
 
     def noun(self, wording: Wording, count: int | None = None) -> str:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
-from palate.chat.languages import Language
+from palate.chat.languages import ALL, Language
 from palate.recommender.filters import describe
 
 _ORDINAL = re.compile(
-    r"\b(?:like|liked|loved?|hated?|enjoy(?:ed)?|disliked?|why|explain|recommend|seen|saw|watched|read|own|know|than|is|did)\s+"
+    r"\b(?:like|liked|loved?|hated?|enjoy(?:ed)?|disliked?|why|explain|recommend|suggest|pick|choose|seen|saw|watched|read|own|know|than|is|did)\s+"
     r"(?P<ref>(?:the )?(?:(?P<word>first|second|third|fourth|fifth|last)|(?P<n>\d+)(?:st|nd|rd|th))"
-    r"(?: (?:one|movie|film|book|song|item|pick|suggestion))?|(?:number |no\. ?|#)(?P<digit>\d+))"
+    r"(?: (?:one|movie|film|book|song|item|pick|suggestion))?|(?:number |no\. ?|#)(?P<digit>\d+)|"
+    r"(?P<all>all of (?:them|these|those)|(?:both|all) of them|them(?: all| both)?|these|those|both))"
     r"(?=\s*(?:[.!?,;]|$|(?:but|and|is|was|too|already|a lot|in)\b))",
     re.IGNORECASE,
 )
@@ -58,7 +59,10 @@ class English(Language):
 
     def references(self, text: str) -> list[tuple[int, int, int]]:
         return [
-            (*m.span("ref"), _PLACES[m["word"].casefold()] if m["word"] else int(m["n"] or m["digit"]))
+            (
+                *m.span("ref"),
+                ALL if m["all"] else _PLACES.get((m["word"] or "").casefold()) or int(m["n"] or m["digit"]),
+            )
             for m in _ORDINAL.finditer(text)
         ]
 

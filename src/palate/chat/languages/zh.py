@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from palate.chat.languages import Language
+from palate.chat.languages import ALL, Language
 from palate.chat.languages._zh_reading import HAN, read
 from palate.schema import Wording
 
@@ -22,6 +22,8 @@ _FIELDS = {
     "director": "导演", "actors": "演员", "plot": "情节",
 }  # fmt: skip
 _ORDINAL = re.compile(r"第\s*([一二三四五六七八九十]|\d+)\s*(?:个|部|本|首|款|条|篇|件|家|门)(?:电影|书|歌)?")
+
+_THEY = re.compile(r"(?:看过|读过|听过|玩过|喜欢|讨厌)了?(?P<all>这些|它们)")
 
 
 class Chinese(Language):
@@ -63,6 +65,8 @@ class Chinese(Language):
         return read(text, known)
 
     def references(self, text: str) -> list[tuple[int, int, int]]:
+        if found := _THEY.search(text):
+            return [(found.start("all"), found.end("all"), ALL)]
         digits = {c: n for n, c in enumerate("一二三四五六七八九十", 1)}
         return [(m.start(), m.end(), digits.get(m[1]) or int(m[1])) for m in _ORDINAL.finditer(text)]
 
