@@ -19,7 +19,7 @@ from palate.data import Dataset, import_dataset
 from palate.data.events import is_clean
 from palate.data.forget import Removed, forget, held
 from palate.data.rejects import read_rejects
-from palate.errors import DataError
+from palate.errors import DataError, TooManyRejects
 from palate.store import Store, StoredEvent
 
 HEAD = "user_id,item_id,note,timestamp\r\n"
@@ -151,6 +151,19 @@ def test_rejects_of_an_import_are_removed_too(tmp_path: Path) -> None:
     assert left.value == "ben 2 2"
 
 
+def test_rejects_that_a_failed_import_left_are_removed_too(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    folder(source, "events.csv", b"user_id,item_id,note,timestamp\nana,1,,1\nben,2,,2\n")
+    import_dataset(source, tmp_path / "out")
+    (source / "events.csv").write_text("user_id,item_id,note,timestamp\nana,1,,1,extra\nben,2,,2,extra\nben,1,,1\n")
+    with pytest.raises(TooManyRejects, match=r"out\.rejects\.jsonl"):
+        import_dataset(source, tmp_path / "out")
+    assert forget(tmp_path / "out", "ana") == Removed(interactions=1, users=0, rejects=1)
+    [left] = read_rejects(tmp_path / "out.rejects.jsonl")
+    assert left.value == "ben,2,,2,extra"
+
+
 def test_what_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder(tmp_path, "events.csv", (HEAD + OWN + FIRST).encode())
 
@@ -206,6 +219,7 @@ def place(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (tmp_path / "adapters" / name / "palate.json").write_text(json.dumps(meta))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PALATE_STORE", "store.db")
+    monkeypatch.setenv("PALATE_CACHE", str(tmp_path / "nothing"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     return tmp_path
 
@@ -249,6 +263,20 @@ def test_forget_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert told["store"] == {"events": 1, "sessions": 1, "turns": 1}
     assert told["data"]["users"] == 1
     assert told["trained_on_data_that_held_them"] == {"adapters/once": "earlier", "adapters/now": "this"}
+
+
+def test_a_copy_in_the_cache_is_told(
+    place: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALATE_CACHE", "cache")
+    shutil.copytree(tiny_data, place / "cache" / "data" / "tiny")
+    copy = place / "cache" / "data" / "tiny"
+    assert run(["forget", "--user", "7", "--data", "data", "--yes"]) == 0
+    line = f"The cache has another copy with rows of theirs: palate forget --user 7 --data {copy}"
+    assert line in capsys.readouterr().out.splitlines()
+    assert run(["forget", "--user", "7", "--data", str(copy), "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["copy_that_holds_them"] is None
+    assert held(copy, "7") == {"interactions": [], "users": [], "rejects": []}
 
 
 def test_someone_only_the_data_set_knows_can_be_forgotten_by_a_server(place: Path) -> None:

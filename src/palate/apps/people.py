@@ -107,6 +107,18 @@ def strangers_note(person: Person) -> str:
     return f"check the id; {did_you_mean(person.user, known, 3)}"
 
 
+def cached_copy(data: Path, user: str) -> Path | None:
+    """The copy of a data set that Palate keeps in its cache, where it is another folder and holds the person."""
+    from palate.data.forget import held
+    from palate.data.spec import DatasetSpec
+    from palate.sources import cache_dir
+
+    copy = cache_dir() / "data" / DatasetSpec.of(data).name
+    if not (copy / "dataset.yaml").is_file() or copy.resolve() == data.resolve():
+        return None
+    return copy if any(held(copy, user).values()) else None
+
+
 def trained_on(data: Path, named: Sequence[Path] = ()) -> dict[str, str]:
     """Adapters that were trained on a data set folder -> "this" (as it is now) or "earlier" (as it once was).
 

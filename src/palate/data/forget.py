@@ -40,7 +40,7 @@ MARK = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """Rows of each table that held the person, and lines of rejects.jsonl that showed theirs."""
+    """Rows of each table that held the person, and lines of rejects.jsonl (a failed import's too) that showed theirs."""
 
     interactions: int
     users: int
@@ -82,10 +82,13 @@ def _each(folder: Path, user: str, write: bool) -> dict[str, list[Row]]:
         rows = _rewrite(src.path, partial(copy, src, columns[src.name], user), write)
         lines |= {(src.name, line) for line, _ in rows}
         found[name] = [row for _, row in rows]
-    if (folder / REJECTS_FILE).is_file():
-        path = folder / REJECTS_FILE
-        rows = _rewrite(path, partial(_copy_rejects, path, lambda r: _shows(r, user, lines, columns)), write)
-        found["rejects"] = [row for _, row in rows]
+    whole = folder.resolve()
+    # that of the data set, and the one an import that failed has left beside it
+    for path in (whole / REJECTS_FILE, whole.parent / f"{whole.name}.{REJECTS_FILE}"):
+        if path.is_file():
+            shows = partial(_shows, user=user, lines=lines, columns=columns)
+            rows = _rewrite(path, partial(_copy_rejects, path, shows), write)
+            found["rejects"] += [row for _, row in rows]
     return found
 
 

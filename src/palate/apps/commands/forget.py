@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palate.apps.people import Folder, Person, Where, Who, count, look_up, strangers_note, trained_on
+from palate.apps.people import Folder, Person, Where, Who, cached_copy, count, look_up, strangers_note, trained_on
 from palate.apps.shared import AsJson, print_json
 from palate.errors import ConfigError, DataError
 
@@ -50,10 +50,14 @@ def forget(
             raise ConfigError("forget removes for good and cannot ask here; add --yes to go ahead")
         typer.confirm("Remove all of this for good?", abort=True)
     gone = _remove(person)
+    copy = cached_copy(person.data, user) if person.data else None
     if as_json:
-        print_json({"user": user, **gone, "trained_on_data_that_held_them": learned if person.in_data else {}})
+        told = {"trained_on_data_that_held_them": learned if person.in_data else {}}
+        print_json({"user": user, **gone, **told, "copy_that_holds_them": str(copy) if copy else None})
         return
     typer.echo(f"Forgotten: {user}.")
+    if copy is not None:
+        typer.echo(f"The cache has another copy with rows of theirs: palate forget --user {user} --data {copy}")
     for line in _learned(person, learned):
         typer.echo(line)
 
