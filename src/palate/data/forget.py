@@ -40,7 +40,7 @@ MARK = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """Rows of each table that held the person, and lines of rejects.jsonl (a failed import's too) that showed theirs."""
+    """Rows of each table that held the person, and lines of rejects.jsonl (a failed import's too) with theirs."""
 
     interactions: int
     users: int

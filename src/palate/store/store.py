@@ -14,11 +14,11 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from palate.errors import DataError, PalateWarning, RequestError
-from palate.store import connect, tables
+from palate.store import connect, rows, tables
 from palate.store.records import (
     Feedback,
     Forgotten,
@@ -88,8 +88,8 @@ class Store:
         """
         now = time.time()
         with self._writing() as db:
-            owners = {e.session: _owner(db, e.session, e.user) for e in new if e.session is not None}
-            rows = [
+            owners = {e.session: rows.owner_of(db, e.session, e.user) for e in new if e.session is not None}
+            values = [
                 {
                     "user_id": e.user if e.session is None else owners[e.session],
                     "session_id": e.session,
@@ -101,20 +101,20 @@ class Store:
                 }
                 for e in new
             ]
-            if rows:
-                db.execute(insert(events), rows)
-        return len(rows)
+            if values:
+                db.execute(insert(events), values)
+        return len(values)
 
     def events(
         self, user: str | None = None, kinds: Sequence[Kind] | None = None, session: str | None = None
     ) -> list[StoredEvent]:
         """A person's events (or a session's), oldest first, ties in order of storing."""
-        wanted = _whose(user, session)
+        wanted = rows.whose(user, session)
         if kinds is not None:
             wanted = wanted & events.c.kind.in_(kinds)
         query = select(events).where(wanted).order_by(events.c.timestamp, events.c.id)
         with self._reading() as db:
-            return [_event(row) for row in db.execute(query)]
+            return [rows.event_of(row) for row in db.execute(query)]
 
     def feedback(self, user: str | None = None, session: str | None = None) -> Feedback:
         """What a person (or someone in a session) likes, dislikes and has seen; the latest word on an item counts."""
@@ -143,7 +143,7 @@ class Store:
     def session(self, session_id: str) -> Session:
         """A conversation. RequestError where there is none of that id."""
         with self._reading() as db:
-            return _session(db, session_id)
+            return rows.session_of(db, session_id)
 
     def save_turn(
         self, session_id: str, role: Role, text: str, items: Sequence[Any] = (), state: Mapping[str, Any] | None = None
@@ -161,7 +161,7 @@ class Store:
         with self._writing() as db:
             # the update comes first: it makes two writers of one session take turns in PostgreSQL too
             if not db.execute(update(sessions).where(sessions.c.id == session_id).values(**values)).rowcount:
-                raise _unknown(session_id)
+                raise rows.unknown(session_id)
             last = db.scalar(select(func.max(turns.c.number)).where(turns.c.session_id == session_id))
             number = int(last or 0) + 1
             new = {"session_id": session_id, "number": number, "role": role, "text": text, "created": now}
@@ -173,13 +173,13 @@ class Store:
         values = {"updated": time.time(), "state": check_json(dict(state), "state")}
         with self._writing() as db:
             if not db.execute(update(sessions).where(sessions.c.id == session_id).values(**values)).rowcount:
-                raise _unknown(session_id)
+                raise rows.unknown(session_id)
 
     def turns(self, session_id: str) -> list[Turn]:
         """The messages of a conversation, oldest first. RequestError where there is none of that id."""
         with self._reading() as db:
-            _session(db, session_id)
-            return _turns(db, session_id)
+            rows.session_of(db, session_id)
+            return rows.turns_of(db, session_id)
 
     # --- a person's rights --------------------------------------------------------------------------
 
@@ -192,13 +192,13 @@ class Store:
             return {
                 "user": user,
                 "forgotten": self._is_forgotten(db, user),
-                "events": [{**_plain(row), "id": row.id} for row in said],
+                "events": [{**rows.plain(row), "id": row.id} for row in said],
                 "sessions": [
                     {
-                        **_plain(row),
+                        **rows.plain(row),
                         "turns": [
                             {"number": t.number, "role": t.role, "text": t.text, "items": t.items, "created": t.created}
-                            for t in _turns(db, row.id)
+                            for t in rows.turns_of(db, row.id)
                         ],
                     }
                     for row in own
@@ -287,51 +287,3 @@ class Store:
         except SQLAlchemyError as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             raise DataError(f"the store {self.where} cannot be used: {cause}") from error
-
-
-# --- rows -------------------------------------------------------------------------------------------
-
-
-def _whose(user: str | None, session: str | None) -> ColumnElement[bool]:
-    """Events of a user, of a session, or of a user in a session."""
-    if user is None and session is None:
-        raise RequestError("whose events? Name a user or a session")
-    said = events.c.user_id == user if user is not None else events.c.session_id == session
-    return said & (events.c.session_id == session) if session is not None else said
-
-
-def _owner(db: Connection, session_id: str, user: str | None) -> str | None:
-    """Whose events those of a session are; a nobody's session becomes the user's, with what was said in it."""
-    owner = _session(db, session_id).user
-    if user is None or owner == user:
-        return owner
-    if owner is not None:
-        raise RequestError(f"the session {session_id!r:.80} is another user's; begin one for {user!r:.80}")
-    db.execute(update(sessions).where(sessions.c.id == session_id).values(user_id=user))
-    db.execute(update(events).where(events.c.session_id == session_id).values(user_id=user))
-    return user
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    names = {"user_id": "user", "item_id": "item", "session_id": "session"}
-    return {names.get(name, name): value for name, value in row._mapping.items()}
-
-
-def _event(row: Any) -> StoredEvent:
-    return StoredEvent(**{name: value for name, value in _plain(row).items() if name != "id"})
-
-
-def _session(db: Connection, session_id: str) -> Session:
-    row = db.execute(select(sessions).where(sessions.c.id == session_id)).one_or_none()
-    if row is None:
-        raise _unknown(session_id)
-    return Session(**_plain(row))
-
-
-def _turns(db: Connection, session_id: str) -> list[Turn]:
-    rows = db.execute(select(turns).where(turns.c.session_id == session_id).order_by(turns.c.number))
-    return [Turn(r.number, r.role, r.text, tuple(r.items), r.created) for r in rows]
-
-
-def _unknown(session_id: str) -> RequestError:
-    return RequestError(f"no session has the id {session_id!r:.80}; begin one first")
