@@ -170,7 +170,7 @@ def test_intents(wishes: Wishes, text: str, intent: str, title: str | None) -> N
     [
         ("a comedy but not a comedy", "You ask for Comedy and against it"),
         ("after 1990 and before 1980", "cannot be met"),
-        ("under 10 minutes", "Nothing in the catalogue has runtime at most 10"),
+        ("under 10 minutes", "Nothing in the catalogue has runtime at most 9"),
         ("like Alein", "I do not find “Alein” in the catalogue. Did you mean Alien"),
         ('something like "Qwerty"', "I do not find “Qwerty” in the catalogue."),
     ],

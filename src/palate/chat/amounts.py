@@ -4,6 +4,7 @@ $20".
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -192,7 +193,10 @@ class Amounts:
         step = 1e-6 if op in STRICT else 0.0
         if groups.get("no"):  # nothing over 100: at most 100
             most, step = not most, 1e-6 - step
-        state.limit(name, **({"max": value - step} if most else {"min": value + step}))
+        end = value - step if most else value + step
+        if step and self.numbers[name].unit.startswith("min"):  # whole minutes: under 100 is at most 99
+            end = math.ceil(value) - 1.0 if most else math.floor(value) + 1.0
+        state.limit(name, **{"max" if most else "min": end})
         return True
 
     def _field_for(self, op: str, unit: str, currency: bool, hours: bool) -> str | None:
