@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 def test_every_command_in_the_readme_exists() -> None:
     command = get_command(build())
     known = set(command.commands)  # type: ignore[attr-defined]
-    used = {m for block in blocks("bash") for m in re.findall(r"^palate (\w+)", block, flags=re.M)}
+    used = {m for block in blocks("bash") for m in re.findall(r"^palate ([a-z][a-z-]*)", block, flags=re.M)}
     assert used >= {"recommend", "score", "evaluate", "chat", "train", "data"}
     assert used <= known
 
