@@ -64,7 +64,7 @@ def chat(rec: Recommender) -> Chat:
 def test_chinese_means_what_the_english_does(chat: Chat, chinese: str, english: str) -> None:
     assert language_of(chinese).name == "zh"
     assert language_of(english).name == "en"
-    said, meant = chat._wishes.parse(chinese), chat._wishes.parse(english)
+    said, meant = chat.wishes.parse(chinese), chat.wishes.parse(english)
     shelf = chat.rec.shelf
     for part in ("intent", "targets", "like", "unlike", "text", "avoid"):
         assert getattr(said, part) == getattr(meant, part), part

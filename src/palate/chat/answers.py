@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from palate.chat.cards import cards
 
 if TYPE_CHECKING:
+    from palate.chat.finding import Legal
+    from palate.chat.wishes import Said, Wish
     from palate.recommender import Recommendation
     from palate.recommender.explain import Explanation
 
@@ -54,6 +56,21 @@ class Step:
 
     piece: Piece
     take: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message understood, before any model runs: what to answer with.
+
+    reply: a text that needs no items; wish, said, legal: items are to be found, for a wish that these messages make
+    up; why: the item to explain.
+    """
+
+    reply: str = ""
+    wish: Wish | None = None
+    said: tuple[Said, ...] = ()
+    legal: Legal | None = None
+    why: str | None = None
 
 
 Stream = Generator[Piece, None, Answer]

@@ -67,7 +67,7 @@ def restore(cls: type[Chat], rec: Recommender, kept: Mapping[str, Any], dense: b
         setattr(chat, name, [i for i in kept[name] if i in rec.shelf])
     if kept["wish"] is not None:
         chat.said = _said(kept["wish"])
-        chat.wish = chat.folded(chat.said)
+        chat.wish = chat.wishes.folded(chat.said)
     chat.offer = kept["offer"] if kept["offer"] is None or isinstance(kept["offer"], str) else _said(kept["offer"])
     return chat
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from palate.chat import memory
-from palate.chat.answers import Answer, Piece, Step, Stream, drained
+from palate.chat.answers import Answer, Piece, Step, Stream, Turn, drained
 from palate.chat.finding import Finder, Legal, Taste
 from palate.chat.languages import Language, language_of, languages
 from palate.chat.saying import Speaker
@@ -31,21 +31,6 @@ from palate.schema import Event, Request
 if TYPE_CHECKING:
     from palate.recommender import Recommendation, Recommender
     from palate.recommender.explain import Explanation
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message understood, before any model runs: what to answer with.
-
-    reply: a text that needs no items; wish, said, legal: items are to be found, for a wish that these messages make
-    up; why: the item to explain.
-    """
-
-    reply: str = ""
-    wish: Wish | None = None
-    said: tuple[Said, ...] = ()
-    legal: Legal | None = None
-    why: str | None = None
 
 
 Steps = Generator[Step, None, Answer]
@@ -81,8 +66,8 @@ class Chat:
         self.last: Answer | None = None
         common = shared(rec)
         self._lock = common.lock
-        text, self._wishes = common.parts(rec, dense)
-        year = self._wishes.amounts.year
+        text, self.wishes = common.parts(rec, dense)
+        year = self.wishes.amounts.year
         self._finder, self._speaker = Finder(rec, text, common.tags, year), Speaker(rec, year)
         self._forget()
 
@@ -186,11 +171,11 @@ class Chat:
         self.language = language or (language_of(text) if text.strip() else self.language)
         offer, self.offer = self.offer, None
         text = self._speaker.pointed(self.language, text, self.latest)
-        wish = self._wishes.parse(text)
+        wish = self.wishes.parse(text)
         if wish.intent == "yes" and offer is not None:
             if isinstance(offer, str):
                 return self._hear(offer, self.language)
-            return self._turn(self.folded(offer), offer)
+            return self._turn(self.wishes.folded(offer), offer)
         if wish.intent == "more":
             return self._more()
         if wish.intent == "reset":
@@ -237,15 +222,6 @@ class Chat:
             before = self.said if wish.refines and self.wish is not None else ()
             return (*before, wish.offer)
         return wish.offer
-
-    def folded(self, said: Sequence[Said]) -> Wish:
-        """The wish that messages make up."""
-        wish: Wish | None = None
-        for one in said:
-            parsed = self._wishes.parse(one.text)
-            wish = parsed if wish is None else parsed.onto(wish)
-            wish = replace(wish, filters={n: c for n, c in wish.filters.items() if n not in one.without})
-        return wish or Wish()
 
     # --- answering ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ catalogue's own fields.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,15 @@ class Wishes:
             refines is not None and bool(refines["adds"]),
             offer,
         )
+
+    def folded(self, said: Sequence[Said]) -> Wish:
+        """The wish that messages make up, each a refinement of those before."""
+        wish: Wish | None = None
+        for one in said:
+            parsed = self.parse(one.text)
+            wish = parsed if wish is None else parsed.onto(wish)
+            wish = replace(wish, filters={n: c for n, c in wish.filters.items() if n not in one.without})
+        return wish or Wish()
 
     def _command(self, text: str, language: Language) -> Wish | None:
         for intent, pattern in COMMANDS:
