@@ -434,6 +434,16 @@ def test_rejects_are_logged_and_a_read_only_folder_still_opens(
     assert "1 bad rows and 0 bad media left out" in caplog.text
 
 
+def test_a_mended_row_is_no_longer_reported(make: Any) -> None:
+    from palate.data import check
+
+    folder = make(events=EVENTS + "u,99,5,1,\n")
+    assert not check(folder).clean
+    (folder / "events.csv").write_text(EVENTS, encoding="utf-8")
+    assert check(folder).clean
+    assert not (folder / "rejects.jsonl").exists()
+
+
 # --- fingerprints -----------------------------------------------------------------------------------
 
 

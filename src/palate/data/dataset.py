@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +99,9 @@ class Dataset:
                     rejects.close()
                     _keep(found, folder)
         rejects.path = folder / REJECTS_FILE if rejects.reasons else None
+        if not rejects.reasons and not events.is_clean(folder / spec.interactions.path):
+            with suppress(OSError):  # a list of rows that have been mended; the one an import wrote stays
+                (folder / REJECTS_FILE).unlink(missing_ok=True)
         if rejects.total or rejects.media:
             log.warning(
                 "%s: %d bad rows and %d bad media left out, see %s",

@@ -15,6 +15,7 @@ LABELS = {
     "image": ("picture of this {item}", "pictures in the history"),
     "audio": ("sound of this {item}", "sounds in the history"),
     "video": ("video of this {item}", "videos in the history"),
+    "sasrec": ("order in which others {verb} this {item}", "order in which others {verb} the history"),
     "text": ("text of this {item}, as a vector", "texts in the history, as vectors"),
     "behaviour": ("who else {verb} this {item}", "who else {verb} the history"),
 }
