@@ -3,8 +3,8 @@
     python -m benchmarks.chat --turns 200 --json FILE
 
 What an answer must satisfy is code in `benchmarks.chat_wishes`, beside each message; nothing is taken from chat's own
-parser. A session is five turns of one user: a wish, a refinement or more, feedback on the first item of the last answer,
-more, and why or more. Exits with 1 where a check failed.
+parser. A session is five turns of one user: a wish, a refinement or more, feedback on the first item of the last
+answer, more, and why or more. Exits with 1 where a check failed.
 """
 
 from __future__ import annotations

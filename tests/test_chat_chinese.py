@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,22 @@ def test_chinese_text_is_matched_with_chinese_items() -> None:
     assert near[0] > near[1] == 0
     read = languages()["zh"].plain("想看武侠喜剧片，不要恐怖", {"武侠", "喜剧"}.__contains__)
     assert read == ", 武侠 喜剧 , , not horror"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * 9000,
+        "like " * 2000,
+        "《a》和" * 3000,
+        "《" * 9000,
+        "Aa Bb " * 1500,
+        "why did you x " * 700,
+        "不要像" * 3000,
+        '"' * 9000,
+    ],
+)
+def test_long_messages_are_read_in_a_moment(chat: Chat, text: str) -> None:
+    began = time.process_time()
+    chat.wishes.parse(text)
+    assert time.process_time() - began < 2

@@ -228,7 +228,8 @@ class TagWords:
         pair = words[at : at + 2]
         if len(pair) == 2 and pair[1].capital and pair[1].start - word.end == 1:
             typed = f"{word.low} {pair[1].low}"
-            alike = get_close_matches(typed, self._names.get(typed[0], []), n=1, cutoff=_NAME)
+            near = [n for n in self._names.get(typed[0], ()) if abs(len(n) - len(typed)) < 3]
+            alike = get_close_matches(typed, near, n=1, cutoff=_NAME)
             if typed not in self._surnames and alike and alike[0] in self._whole:
                 name, tag = self._choose(self._whole[alike[0]], words, at)
                 state.want(name, tag, word.no, word.either)

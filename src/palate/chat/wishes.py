@@ -7,6 +7,7 @@ catalogue's own fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from palate.chat.textmatch import TextMatch
 
 
+MOST = 1_000
+"""Characters of a message that are read: patterns take time that grows faster than the text."""
+LONG_NUMBER = re.compile(r"\d{10,}")
+"""No year, length or price."""
 Hint = tuple[str, Mapping[str, Any]]
 """Words of a message, and filters they hint at."""
 
@@ -107,6 +112,7 @@ class Wishes:
 
     def parse(self, text: str) -> Wish:
         """What one message asks for. What is not understood stays text, or becomes a question."""
+        text = LONG_NUMBER.sub(" ", text[:MOST])
         language = language_of(text)
         english = " ".join(language.plain(text, self.tags.known).replace("’", "'").split())
         state = State(NEGATIONS.sub("not ", english), language, english)
