@@ -201,7 +201,7 @@ def answered(page: Any) -> None:
     page.locator("#grid[aria-busy=false] .card:not(.empty)").first.wait_for()
 
 
-def titles(page: Any, where: str = "#grid .card h3") -> list[str]:
+def titles(page: Any, where: str = "#grid .card h2") -> list[str]:
     """Titles on cards, without their ranks."""
     return [re.sub(r"^\d+\. ", "", text) for text in page.locator(where).all_inner_texts()]
 

@@ -164,14 +164,14 @@ def test_what_mattered_is_told_in_signed_bars(page: Any) -> None:
     assert [w for _, w in by_size] == sorted(widths)
     assert dialog.get_by_role("heading", name="Pictures, texts and behaviour").is_visible()
     page.keyboard.press("Escape")
-    assert not dialog.is_visible()
+    dialog.wait_for(state="hidden")
 
 
 def test_an_answer_streams_cards_and_a_reload_keeps_the_conversation(page: Any) -> None:
     choose(page, "Heat")
     page.get_by_role("link", name="Chat").click()
     ask(page, "something with Horror")
-    first = titles(page, "#turns .card h3")
+    first = titles(page, "#turns .card h2")
     assert len(first) >= 2
     assert all("Horror" in d for d in page.locator("#turns .details").all_inner_texts())
     # the cards are the list: the text does not tell it again
@@ -179,13 +179,13 @@ def test_an_answer_streams_cards_and_a_reload_keeps_the_conversation(page: Any) 
     page.get_by_role("button", name=f"Not for me: {first[0]}", exact=True).click()
     page.locator("#turns .noted").get_by_text("Not for you. The next answer counts it.").wait_for()
     ask(page, "something else")
-    assert set(titles(page, "#turns .theirs:last-child .card h3")).isdisjoint(first)
+    assert set(titles(page, "#turns .theirs:last-child .card h2")).isdisjoint(first)
     page.get_by_label("Message").fill("half a thou")
     said = page.locator("#turns .mine p").all_inner_texts()
     page.reload()
     page.locator("#turns .theirs").nth(1).wait_for()
     assert page.locator("#turns .mine p").all_inner_texts() == said
-    assert titles(page, "#turns .card h3")[: len(first)] == first
+    assert titles(page, "#turns .card h2")[: len(first)] == first
     assert page.locator("#turns .noted").inner_text().startswith("Not for you")
     assert page.get_by_label("Message").input_value() == "half a thou"
     assert titles(page, "#history b") == ["Heat"]

@@ -63,7 +63,7 @@ def test_everything_can_be_done_by_keyboard(browser: Any, server: Server) -> Non
         page.keyboard.type("heat")
         page.get_by_role("option", name="Heat").wait_for()
         page.keyboard.press("Escape")
-        assert page.locator("#suggestions").is_hidden()
+        page.locator("#suggestions").wait_for(state="hidden")
         page.keyboard.press("ArrowDown")
         page.get_by_role("option", name="Heat").wait_for()
         page.keyboard.press("Enter")
@@ -72,6 +72,7 @@ def test_everything_can_be_done_by_keyboard(browser: Any, server: Server) -> Non
         page.keyboard.press("Enter")
         assert titles(page, "#history b") == ["Heat", wanted]
         assert focused(page).startswith("Move Heat")
+        answered(page)
         first = titles(page)[0]
         tab_to(page, "I like it")
         page.keyboard.press("Enter")
@@ -82,7 +83,7 @@ def test_everything_can_be_done_by_keyboard(browser: Any, server: Server) -> Non
         page.get_by_role("dialog").locator(".bars").first.wait_for()
         assert focused(page) == "Close"
         page.keyboard.press("Escape")
-        assert focused(page).startswith("What mattered")
+        until(lambda: focused(page).startswith("What mattered"), "the focus to return")
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser: Any, server: Server) -> None:
@@ -105,6 +106,23 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, server: Server) -> No
         page.get_by_role("link", name="Chat").click()
         ask(page, "something with Comedy or a verylongwordwithoutanyspacesinit" * 2)
         assert page.evaluate(wide) == PHONE["width"]
+
+
+def test_nothing_jumps_while_the_page_comes_up(browser: Any, server: Server) -> None:
+    shifts = (
+        "() => new Promise(done => new PerformanceObserver(list => done(list.getEntries().reduce("
+        "(sum, e) => sum + (e.hadRecentInput ? 0 : e.value), 0))).observe({ type: 'layout-shift', buffered: true })"
+        " || setTimeout(() => done(0), 500))"
+    )
+    with visiting(browser, server.url) as page:
+        page.locator(".starter").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate(shifts) < 0.05
+        choose(page, "Heat")
+        page.reload()
+        page.locator("#grid .card .reason").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate(shifts) < 0.05
 
 
 def test_pictures_have_their_room_before_they_come(browser: Any, server: Server) -> None:

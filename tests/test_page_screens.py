@@ -112,12 +112,12 @@ def test_a_conversation(browser: Any, server: Server) -> None:
         details = page.locator("#turns .details").all_inner_texts()
         assert len(details) == 5
         assert all(1980 <= int(d[:4]) <= 1989 and "Animation" not in d for d in details)
-        named = titles(page, "#turns .card h3")
+        named = titles(page, "#turns .card h2")
         page.get_by_role("button", name=f"I like it: {named[0]}", exact=True).click()
         page.locator("#turns .noted").wait_for()
         shoot(page, "chat")
         ask(page, "more")
-        assert set(titles(page, "#turns .theirs:last-child .card h3")).isdisjoint(named)
+        assert set(titles(page, "#turns .theirs:last-child .card h2")).isdisjoint(named)
 
 
 def test_a_phone(browser: Any, server: Server) -> None:

@@ -129,7 +129,7 @@ def test_a_server_that_dies_is_found_again_with_all_that_was_said(page: Any, ser
     choose(page, "Heat", "Alien")
     page.get_by_role("link", name="Chat").click()
     ask(page, "something with Horror")
-    named = titles(page, "#turns .card h3")
+    named = titles(page, "#turns .card h2")
     page.get_by_role("button", name=f"Not for me: {named[0]}", exact=True).click()
     page.locator("#turns .noted").wait_for()
     server.kill()
@@ -147,8 +147,8 @@ def test_a_server_that_dies_is_found_again_with_all_that_was_said(page: Any, ser
     page.keyboard.press("Tab")
     page.get_by_label("Message").press("Enter")
     page.locator("#turns .theirs:not([aria-busy])").nth(1).wait_for()
-    assert set(titles(page, "#turns .theirs:last-child .card h3")).isdisjoint(named)
+    assert set(titles(page, "#turns .theirs:last-child .card h2")).isdisjoint(named)
     page.reload()
     page.locator("#turns .theirs").nth(1).wait_for()
-    assert titles(page, "#turns .card h3")[: len(named)] == named
+    assert titles(page, "#turns .card h2")[: len(named)] == named
     assert page.locator("#turns .noted").count() == 1

@@ -33,7 +33,7 @@ export function card(item, { after = () => {}, pick = chosen, small = false } = 
     iconButton("why", `What mattered for ${item.title}`, () => explain(item, pick())));
   const node = el("li", { class: small ? "card small" : "card", "data-id": item.item_id },
     picture(item),
-    el("div", { class: "told" }, el("h3", {}, el("span", { class: "rank" }, `${item.rank}. `), item.title), el("p", { class: "details" }, details(item).join(" · ")),
+    el("div", { class: "told" }, el("h2", {}, el("span", { class: "rank" }, `${item.rank}. `), item.title), el("p", { class: "details" }, details(item).join(" · ")),
       el("p", { class: "reason" }, item.reason),
       item.score !== undefined && item.score !== null && el("p", { class: "score" }, `Score ${number(item.score)}`)),
     buttons, place);

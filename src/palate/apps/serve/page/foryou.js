@@ -9,6 +9,7 @@ import { settled, trouble } from "./trouble.js";
 
 const STEP = 12;
 const MOST = 60;
+const STARTERS = 18;
 let k = STEP;
 let asking = null;
 let refocus = -1;
@@ -22,6 +23,18 @@ export function start() {
     $(name).addEventListener("change", (event) => update({ [name]: name === "variety" ? Number(event.target.value) : event.target.value }));
   }
   controls();
+  frame();
+}
+
+/** What stands before any answer: the right heading, and boxes where pictures will be. */
+function frame() {
+  const nobody = !state.history.length && !state.user;
+  $("starters").hidden = !nobody;
+  $("answer").hidden = nobody;
+  const grid = $(nobody ? "starter-grid" : "grid");
+  const box = () => el("li", { class: "card empty", "aria-hidden": "true" }, el("div", { class: "poster" }));
+  if (!grid.children.length) grid.replaceChildren(...Array.from({ length: nobody ? STARTERS : STEP }, box));
+  return nobody;
 }
 
 /** The choices above the grid; a choice of one is no choice. */
@@ -49,9 +62,7 @@ async function refresh() {
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const nobody = !state.history.length && !state.user;
-  $("starters").hidden = !nobody;
-  $("answer").hidden = nobody;
+  const nobody = frame();
   const place = $("foryou-trouble");
   $("grid").setAttribute("aria-busy", "true");
   try {
@@ -68,7 +79,6 @@ async function refresh() {
 async function recommend(signal) {
   const body = { ...whose(), k, ...chosen(), ...conditions() };
   if (state.variety) body.diversity = state.variety;
-  if (!$("grid").children.length) skeleton();
   show((await api("/v1/recommend", { body, signal })).items);
 }
 
@@ -79,28 +89,26 @@ function show(items) {
   say(`${items.length} ${words().items} for you${items.length ? `, first ${items[0].title}` : ""}.`);
 }
 
-function skeleton() {
-  const empty = () => el("li", { class: "card empty", "aria-hidden": "true" }, el("div", { class: "poster" }));
-  $("grid").replaceChildren(...Array.from({ length: STEP }, empty));
-}
-
-/** Show the items; cards that stay keep their pictures and slide to their new places. */
+/** Show the items. A card that stays is the same element, with its picture and the focus, and slides to its new place. */
 function place(items) {
   const grid = $("grid");
-  const before = new Map([...grid.children].map((node) => [node.dataset.id, node.getBoundingClientRect()]));
-  const nodes = items.map((item) => card(item, {
-    after: (_, __, keyboard) => { if (keyboard) refocus = item.rank - 1; },
-  }));
-  // a card that stays keeps its picture element, which is loaded already
-  const pictures = new Map([...grid.querySelectorAll("li[data-id]")].map((n) => [n.dataset.id, n.querySelector(".poster")]));
-  for (const node of nodes) if (pictures.has(node.dataset.id)) node.querySelector(".poster").replaceWith(pictures.get(node.dataset.id));
-  const held = document.activeElement?.closest?.("#grid li")?.dataset.id;
+  const old = new Map([...grid.children].map((node) => [node.dataset.id, node]));
+  const before = new Map([...old].map(([id, node]) => [id, node.getBoundingClientRect()]));
+  const nodes = items.map((item) => {
+    const node = card(item, { after: (_, __, keyboard) => { if (keyboard) refocus = at(item); } });
+    const same = old.get(item.item_id);
+    same?.querySelector(".told").replaceWith(node.querySelector(".told"));
+    return same ?? node;
+  });
+  const active = document.activeElement;
   grid.replaceChildren(...nodes);
   if (refocus >= 0) nodes[Math.min(refocus, nodes.length - 1)]?.querySelector("button").focus();
-  else if (held) nodes.find((n) => n.dataset.id === held)?.querySelector("button").focus({ preventScroll: true });
+  else if (grid.contains(active)) active.focus({ preventScroll: true });
   refocus = -1;
   slide(nodes, before);
 }
+
+const at = (item) => [...$("grid").children].findIndex((node) => node.dataset.id === item.item_id);
 
 function slide(nodes, before) {
   if (!before.size || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
@@ -113,11 +121,8 @@ function slide(nodes, before) {
 
 /** For a person without a list: popular items to begin with. */
 async function starters(signal) {
-  const w = words();
-  $("starters-title").textContent = `Which ${w.items} do you like?`;
-  $("starters-hint").textContent = "Pick a few, or search for others. The list for you follows at once.";
   $("grid").replaceChildren();
-  const { items } = await api("/v1/catalog?limit=18", { signal });
+  const { items } = await api(`/v1/catalog?limit=${STARTERS}`, { signal });
   $("starter-grid").replaceChildren(...items.map((item) => el("li", {}, el("button", {
     type: "button", class: "starter", "aria-label": `Add ${item.title}`, onclick: () => add(item),
   }, picture(item, true), el("b", {}, item.title), el("small", {}, details(item)[0])))));

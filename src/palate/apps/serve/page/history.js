@@ -19,7 +19,7 @@ export function start() {
   });
   box.addEventListener("focus", suggest);
   box.addEventListener("keydown", keys);
-  box.addEventListener("blur", () => setTimeout(close, 150));
+  box.addEventListener("blur", close);
   $("user-form").addEventListener("submit", (event) => { event.preventDefault(); open(); });
   $("clear").addEventListener("click", () => { clear(); box.focus(); });
   on(["history", "disliked", "user", "about"], draw);
