@@ -111,6 +111,21 @@ def test_a_stopping_server_gives_the_message_back(page: Any) -> None:
     assert page.get_by_label("Message").input_value() == ""
 
 
+def test_a_broken_answer_is_told_and_asked_again(page: Any) -> None:
+    piece = 'data: {"choices": [{"delta": {"content": "5 recipes I th"}}]}\n\n'
+    page.route("**/v1/chat/completions", lambda r: r.fulfill(content_type="text/event-stream", body=piece))
+    page.get_by_role("link", name="Chat").click()
+    page.get_by_label("Message").fill("something with Horror")
+    page.keyboard.press("Enter")
+    page.locator("#turns").get_by_text("The answer broke off here.").wait_for()
+    assert page.locator("#turns .theirs > p").first.inner_text() == "5 recipes I th"
+    page.unroute("**/v1/chat/completions")
+    page.get_by_role("button", name="Try again").click()
+    page.locator("#turns .theirs:not([aria-busy])").nth(1).wait_for()
+    assert page.locator("#turns .theirs:last-child .card").count() >= 1
+    assert page.locator("#chat-trouble").is_hidden()
+
+
 def test_a_lost_conversation_begins_anew(page: Any, server: Server) -> None:
     page.get_by_role("textbox", name="Or open a cook by id").fill("3")
     page.keyboard.press("Enter")
