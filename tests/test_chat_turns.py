@@ -313,3 +313,15 @@ def test_refinements_add_replace_and_narrow(chat: Chat) -> None:
         assert chat.wish.filters == filters, said
     chat.listen("and also comedy")  # nothing is both: it was a new wish
     assert chat.wish.filters == {"genres": "Comedy"}
+
+
+def test_rather_is_said_in_place_of_what_was_said(chat: Chat) -> None:
+    chat.listen("something scary from the 80s, not a comedy, like Alien")
+    chat.listen("rather something funny for the kids")
+    assert chat.wish is not None
+    assert chat.wish.filters == {"year": (1980.0, 1989.0)}
+    assert [words for words, _ in chat.wish.hints] == ["funny", "kids"]
+    assert [chat.rec.shelf[i].title for i in chat.wish.like] == ["Alien"]
+    chat.listen("instead from the 70s")
+    assert chat.wish.filters == {"year": (1970.0, 1979.0)}
+    assert [words for words, _ in chat.wish.hints] == ["funny", "kids"]

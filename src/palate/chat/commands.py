@@ -68,9 +68,11 @@ COMMANDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 REFINES = re.compile(
     r"^\s*(?:ok(?:ay)?,? |yes,? |hmm?,? )?(?:(?P<adds>and\b(?! what| how)|but also|also|only|plus|with\b)|"
-    r"but|not|nothing|no|without|or|instead|from|before|after|under|over|less|even|maybe|preferably|"
-    r"make (?:it|them|that)|(?:and )?(?:what|how) about|rather|shorter|longer|older|newer|more recent|"
+    r"(?P<instead>instead|(?:no,? |or )?rather)|"
+    r"but|not|nothing|no|without|or|from|before|after|under|over|less|even|maybe|preferably|make (?:it|them|that)|"
+    r"(?:and )?(?:what|how) about|shorter|longer|older|newer|more recent|"
     r"something (?:else )?(?:a bit |much |more )?(?:older|newer|shorter|longer|recent))\b",
     re.IGNORECASE,
 )
-"""How a message begins that goes on from the wish before; group `adds`: its filters hold beside those."""
+"""How a message begins that goes on from the wish before. Group `adds`: its filters hold beside those; `instead`: what
+it says of a field is said in place of what was said."""

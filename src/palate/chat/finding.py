@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 TEXT_POOL = 60
 """Items nearest to the free text that are ranked by the model."""
-TEXT_WEIGHT, LIKE_WEIGHT, LIKED_WEIGHT, DISLIKE_WEIGHT, AVOID_WEIGHT = 1.5, 2.0, 0.5, 1.5, 1.0
-"""What counts beside the model's score, all in standard scores: text, examples of the wish, items they said they like,
-items they dislike or want unlike, text to avoid.
+TEXT_WEIGHT, AVOID_WEIGHT = 1.5, 1.0
+"""What counts beside the model's score, all in standard scores: text that is wanted, and to be avoided."""
+LIKE_WEIGHT, LIKED_WEIGHT, DISLIKED_WEIGHT = 2.0, 0.5, 0.5
+"""The same of being alike to items: those a wish names as examples (for or against), and those they like or dislike.
+What they dislike is often near what they have chosen: with 1.5, one disliked action film took most others from a fan.
 """
 
 
@@ -124,11 +126,14 @@ class Finder:
             total = total + TEXT_WEIGHT * _z(text[rows])
         if wish.avoid:
             total = total - AVOID_WEIGHT * _z(self.text.similarity(wish.avoid)[rows])
-        for weight, examples in ((LIKE_WEIGHT, wish.like), (LIKED_WEIGHT, taste.liked)):
+        for weight, examples in (
+            (LIKE_WEIGHT, wish.like),
+            (LIKED_WEIGHT, taste.liked),
+            (-LIKE_WEIGHT, wish.unlike),
+            (-DISLIKED_WEIGHT, taste.disliked),
+        ):
             if examples:
                 total = total + weight * _z(self._affinity(rows, examples))
-        if away := [*taste.disliked, *wish.unlike]:
-            total = total - DISLIKE_WEIGHT * _z(self._affinity(rows, away))
         order = sorted(range(len(rows)), key=lambda n: (-float(total[n]), scores.item_ids[n]))
         return [(scores.item_ids[n], float(total[n])) for n in order]
 

@@ -51,7 +51,8 @@ class Wish:
     text, avoid: what is left, in and under a negation; questions: what must be asked back; offer: the message a
     "yes" to them stands for; notes: what could not be checked. intent: ask, more, reset, why, like, dislike, seen,
     yes, no or empty; targets: the items of why, like, dislike and seen. refines: it goes on from the wish before;
-    adds: its filters hold beside those before, where others replace those of the same field.
+    adds: its filters hold beside those before, where others replace those of the same field; instead: so do its hints,
+    and nothing of the fields it names stays.
     """
 
     intent: str = "ask"
@@ -66,10 +67,13 @@ class Wish:
     notes: tuple[str, ...] = ()
     refines: bool = False
     adds: bool = False
+    instead: bool = False
     offer: str | Said | None = None
 
     def onto(self, before: Wish) -> Wish:
         """This wish as a refinement of the one before."""
+        if self.instead:
+            before = self._cleared(before)
         filters = dict(before.filters)
         for name, condition in self.filters.items():
             filters[name] = _joined(filters.get(name), condition, self.adds)
@@ -81,6 +85,18 @@ class Wish:
             unlike=(*before.unlike, *self.unlike),
             text=" ".join(filter(None, (before.text, self.text))),
             avoid=" ".join(filter(None, (before.avoid, self.avoid))),
+        )
+
+    def _cleared(self, before: Wish) -> Wish:
+        """What stays of the wish before where this one is meant in its place."""
+        named = {*self.filters, *(name for _, condition in self.hints for name in condition)}
+        return replace(
+            before,
+            filters={name: condition for name, condition in before.filters.items() if name not in named},
+            hints=tuple(hint for hint in before.hints if not named & {*hint[1]}),
+            like=() if self.like else before.like,
+            text="",
+            avoid="",
         )
 
 
@@ -140,6 +156,7 @@ class Wishes:
             tuple(state.notes),
             (refines := REFINES.match(english)) is not None or (not rest and (state.negative or _bare(state, words))),
             refines is not None and bool(refines["adds"]),
+            refines is not None and bool(refines["instead"]),
             offer,
         )
 
