@@ -452,6 +452,16 @@ def test_json_comes_as_json(client: TestClient) -> None:
     assert answer.status_code in (400, 422)
 
 
+def test_long_answers_are_compressed_and_streams_are_not(client: TestClient) -> None:
+    script = client.get("/docs/swagger-ui-bundle.js", headers={"Accept-Encoding": "gzip"})
+    assert script.headers["content-encoding"] == "gzip"
+    short = client.post("/v1/score", json={"user": "1", "items": ["Alien"]}, headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in short.headers
+    body = {"messages": [{"role": "user", "content": "a comedy"}], "user": "4", "k": 20, "stream": True}
+    stream = client.post("/v1/chat/completions", json=body, headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in stream.headers
+
+
 def test_unknown_paths_and_timeouts(client: TestClient) -> None:
     assert "Not Found" in message(client.get("/v1/nothing").json())
     assert client.put("/v1/score", json={}).status_code == 405

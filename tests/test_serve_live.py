@@ -111,6 +111,7 @@ def test_clients_at_once_share_a_batch(live: Live) -> None:
 
 
 def test_beyond_the_queue_429_then_as_before(live: Live) -> None:
+    session = httpx.post(f"{live.url}/v1/chat/sessions", json={"user": "4"}).json()["session"]
     with ThreadPoolExecutor(6) as pool:
         with live.held():
             answers = [pool.submit(httpx.post, f"{live.url}/v1/score", json=BODY, timeout=60) for _ in range(6)]
@@ -124,12 +125,18 @@ def test_beyond_the_queue_429_then_as_before(live: Live) -> None:
                 assert refused.status_code == 429
                 assert int(refused.headers["retry-after"]) >= 1
                 assert refused.json()["error"]["code"] == "overloaded"
+            refused = httpx.post(
+                f"{live.url}/v1/chat/completions",
+                json={"messages": [{"role": "user", "content": "a comedy"}], "session": session},
+            )
+            assert refused.status_code == 429
             ready = httpx.get(f"{live.url}/readyz")
             assert (ready.status_code, ready.json()["status"]) == (503, "full")
             assert httpx.get(f"{live.url}/healthz").status_code == 200
         assert [a.result().status_code for a in answers] == [200] * 6
     assert httpx.post(f"{live.url}/v1/score", json=BODY).status_code == 200
     assert httpx.get(f"{live.url}/readyz").status_code == 200
+    assert httpx.get(f"{live.url}/v1/chat/sessions/{session}").json()["turns"] == [], "a refused message is not kept"
 
 
 def test_a_client_that_leaves_takes_its_job_along(live: Live) -> None:
@@ -291,6 +298,8 @@ def test_keys_are_read(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# for the shop\n{KEY}\n\n  another-key-of-length \n", encoding="utf-8")
     assert read_keys(file, f"{KEY}, third-key-of-a-length") == (KEY, "third-key-of-a-length", "another-key-of-length")
+    with pytest.raises(ConfigError, match="got one with ';'"):
+        read_keys(None, "a;key-of-some-length")
     file.write_text("# none\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected a key a line, got an empty file"):
         read_keys(file, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,9 @@ PALATE_API_KEYS, separated by commas.
 
 Example: palate serve -a adapters/ml-100k --port 8000
 """
+
+KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
+"""What a bearer token may hold (RFC 6750), and so a cookie too."""
 
 
 def register(app: typer.Typer) -> None:
@@ -87,4 +91,7 @@ def read_keys(file: Path | None, environment: str) -> tuple[str, ...]:
         found += listed
     if short := [k for k in found if len(k) < 16]:
         raise ConfigError(f"API keys: expected at least 16 characters each, got one of {len(short[0])}")
+    if odd := [k for k in found if not KEY.fullmatch(k)]:
+        sign = next(c for c in odd[0] if not KEY.fullmatch(c))
+        raise ConfigError(f"API keys: expected letters, digits and - _ . ~ + / = alone, got one with {sign!r}")
     return tuple(dict.fromkeys(found))

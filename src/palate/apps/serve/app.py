@@ -8,6 +8,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
 
 import palate
 from palate.apps.serve import problems, routes
@@ -40,5 +41,7 @@ def create_app(rec: Recommender, store: Store, settings: Settings | None = None)
     problems.install(app)
     for module in iter_modules(routes.__path__):
         app.include_router(import_module(f"{routes.__name__}.{module.name}").router)
+    # answers to a page, not to the scoring of a list: small bodies and streams stay as they are
+    app.add_middleware(GZipMiddleware, minimum_size=4096, compresslevel=5)
     app.add_middleware(Guard, settings=service.settings, metrics=service.metrics)
     return app

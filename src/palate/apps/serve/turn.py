@@ -44,6 +44,7 @@ class Turn:
             await live.lock.acquire()
             turn._held = True
             try:
+                here.worker.check()
                 await asyncio.to_thread(here.store.save_turn, live.session, "user", text)
             except BaseException:
                 turn._release()

@@ -83,15 +83,23 @@ class Worker:
         """
         job = Job(work, payload, cost, time.monotonic() + timeout)
         with self._change:
-            if self._closing:
-                raise Closing("the server is stopping; ask again in a moment")
-            if len(self._waiting) >= self.limit:
-                self._waiting = deque(j for j in self._waiting if not _gone(j))
-            if len(self._waiting) >= self.limit:
-                raise Overloaded(self._patience())
+            self._admit()
             self._waiting.append(job)
             self._change.notify()
         return job.future
+
+    def check(self) -> None:
+        """Raise what `submit` would raise now: before anything is written down for a job that would be refused."""
+        with self._change:
+            self._admit()
+
+    def _admit(self) -> None:
+        if self._closing:
+            raise Closing("the server is stopping; ask again in a moment")
+        if len(self._waiting) >= self.limit:
+            self._waiting = deque(j for j in self._waiting if not _gone(j))
+        if len(self._waiting) >= self.limit:
+            raise Overloaded(self._patience())
 
     def stop(self, timeout: float) -> bool:
         """Take no more jobs and finish those that wait; what is left after the timeout gets Closing.
