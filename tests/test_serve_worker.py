@@ -49,6 +49,7 @@ def batches() -> list[Batch]:
 @pytest.fixture
 def worker(batches: list[Batch]) -> Iterator[Worker]:
     made = Worker(limit=8, most=4, cost=100, linger=0.0, observe=batches.append)
+    made.start()
     yield made
     made.stop(10)
 
@@ -170,6 +171,7 @@ def test_one_bad_job_costs_no_other_its_answer(worker: Worker) -> None:
 
 def test_stopping_finishes_what_waits_and_takes_no_more() -> None:
     worker = Worker(8, 4, 100, 0.0)
+    worker.start()
     gate, seen = held(worker), list[list[Any]]()
     futures = [worker.submit(echo(seen), n) for n in range(3)]
     threading.Timer(0.1, gate.open.set).start()
@@ -181,6 +183,7 @@ def test_stopping_finishes_what_waits_and_takes_no_more() -> None:
 
 def test_stopping_in_a_hurry_tells_those_who_wait() -> None:
     worker = Worker(8, 4, 100, 0.0)
+    worker.start()
     gate = held(worker)
     future = worker.submit(echo([]), 0)
     assert not worker.stop(0.05)
@@ -191,6 +194,7 @@ def test_stopping_in_a_hurry_tells_those_who_wait() -> None:
 
 def test_after_company_a_batch_waits_a_moment_for_more() -> None:
     worker = Worker(8, 4, 100, linger=5.0)
+    worker.start()
     gate, seen = held(worker), list[list[Any]]()
     work = echo(seen)
     futures = [worker.submit(work, n) for n in range(2)]
@@ -215,6 +219,7 @@ def test_after_company_a_batch_waits_a_moment_for_more() -> None:
 )
 def test_everyone_gets_their_own_answer(jobs: list[tuple[str, int, bool, bool]]) -> None:
     worker = Worker(limit=100, most=5, cost=120, linger=0.0005)
+    worker.start()
     batches: list[list[tuple[str, int]]] = []
 
     def works(key: str) -> Work:

@@ -25,12 +25,18 @@ TOLD = """Recommendations from a language model you own: scores, lists, reasons 
 """
 
 
-def create_app(rec: Recommender, store: Store, settings: Settings | None = None) -> FastAPI:
-    """The service for one recommender (and the adapters beside it). Closing the app drains its queue."""
+def create_app(rec: Recommender, store: Store, settings: Settings | None = None, threaded: bool = True) -> FastAPI:
+    """The service for one recommender (and the adapters beside it). Closing the app drains its queue.
+
+    threaded: the model works on a thread that starts with the app; False where the caller's own thread is to run
+    `app.state.service.worker.work()`.
+    """
     service = Service(rec, store, settings or Settings())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if threaded:
+            service.worker.start()
         yield
         service.close()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 
 import typer
@@ -12,6 +14,7 @@ import uvicorn
 
 from palate.apps.serve.app import create_app
 from palate.apps.serve.settings import Settings
+from palate.apps.serve.worker import Worker
 from palate.errors import ConfigError
 from palate.recommender import Recommender
 from palate.recommender.fused import FUSED
@@ -32,20 +35,44 @@ def run(load: Callable[[], Recommender], store: Store, settings: Settings, acces
     sys.setswitchinterval(SWITCH)
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk the catalogue in the middle of a request
+    app = create_app(rec, store, settings, threaded=False)
     config = uvicorn.Config(
-        create_app(rec, store, settings),
+        app,
         log_level="warning",
         access_log=access_log,
         timeout_graceful_shutdown=max(1, round(settings.drain)),
         server_header=False,
-        h11_max_incomplete_event_size=64 << 10,
     )
     sock.listen(2048)  # who reads the line below may connect at once
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"palate: {', '.join(rec.adapters)} at http://{shown}:{port}  (documentation at /docs, Ctrl-C to stop)")
     sys.stdout.flush()
-    uvicorn.Server(config).run(sockets=[sock])
+    _serve(uvicorn.Server(config), sock, app.state.service.worker)
+
+
+def _serve(server: uvicorn.Server, sock: socket.socket, worker: Worker) -> None:
+    """Sockets on a thread of their own, the model on this one (see `worker`), until a signal or the sockets' end."""
+
+    def sockets() -> None:
+        try:
+            server.run(sockets=[sock])
+        finally:
+            worker.stop(0)
+
+    def stop(number: int, frame: object) -> None:
+        server.force_exit = server.should_exit  # a second signal waits for nobody
+        server.should_exit = True
+
+    thread = threading.Thread(target=sockets, name="palate-http")
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        thread.start()
+        worker.work()
+        thread.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _warm(rec: Recommender, settings: Settings) -> None:

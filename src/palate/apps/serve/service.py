@@ -33,7 +33,7 @@ class Gone(Problem):
 
 
 class Service:
-    """One server's parts. `open` starts the worker's thread, `close` drains it."""
+    """One server's parts. Somebody has to run the worker; `close` drains it."""
 
     def __init__(self, rec: Recommender, store: Store, settings: Settings) -> None:
         self.rec, self.store, self.settings = rec, store, settings

@@ -1,5 +1,9 @@
 """The owner of the model: one thread that takes waiting jobs of one kind together and runs them as one batch.
 
+It need not be a thread of its own. On a CPU the main thread is the one to use (`work`): the same forward took twice as
+long on another, measured on two cores (docs/notes/2026-11-25-serving.md): malloc gives memory back to the system
+sooner there, and OpenMP keeps a second pool whose threads sleep instead of spinning.
+
 Continuous micro-batching: nothing waits for a clock while the model is idle. What arrives while a batch runs is the
 next batch. Clients that answer at once come back together, a moment after the batch that served them, so after a batch
 with company the next one lingers that moment instead of starting with the first to return.
@@ -52,7 +56,7 @@ class Batch:
 
 
 class Worker:
-    """A bounded queue and the thread behind it.
+    """A bounded queue and the thread behind it: that which calls `work`, or a new one (`start`).
 
     limit: jobs that may wait; most, cost: jobs and candidates in one batch; linger: see above, seconds. observe: called
     with every batch, on the worker's thread.
@@ -67,8 +71,24 @@ class Worker:
         self._closing = False
         self._company = 1
         self._seconds = 0.05
-        self._thread = threading.Thread(target=self._loop, name="palate-worker", daemon=True)
-        self._thread.start()
+        self._done = threading.Event()
+
+    def start(self) -> None:
+        """Work on a new thread."""
+        threading.Thread(target=self.work, name="palate-worker", daemon=True).start()
+
+    def work(self) -> None:
+        """Run jobs on this thread until `stop`."""
+        try:
+            while jobs := self._take():
+                start = time.monotonic()
+                self._run(jobs)
+                took = time.monotonic() - start
+                self._company = len(jobs)
+                self._seconds += 0.2 * (took - self._seconds)
+                self.observe(Batch(jobs[0].work.name, len(jobs), took))
+        finally:
+            self._done.set()
 
     @property
     def waiting(self) -> int:
@@ -109,8 +129,7 @@ class Worker:
         with self._change:
             self._closing = True
             self._change.notify()
-        self._thread.join(timeout)
-        done = not self._thread.is_alive()
+        done = self._done.wait(timeout)
         with self._change:
             for job in self._waiting:
                 if job.future.set_running_or_notify_cancel():
@@ -119,15 +138,6 @@ class Worker:
         return done
 
     # --- the thread ---------------------------------------------------------------------------------
-
-    def _loop(self) -> None:
-        while jobs := self._take():
-            start = time.monotonic()
-            self._run(jobs)
-            took = time.monotonic() - start
-            self._company = len(jobs)
-            self._seconds += 0.2 * (took - self._seconds)
-            self.observe(Batch(jobs[0].work.name, len(jobs), took))
 
     def _take(self) -> list[Job]:
         """The oldest job and all that may join it; [] when closing and nothing is left."""
