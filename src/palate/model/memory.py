@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 Block = list[tuple[Tensor, Tensor]]
@@ -59,5 +60,8 @@ class Memory:
 
     def read(self, start: int, stop: int) -> Block:
         """A copy of positions `start .. stop`, one (key, value) pair a layer."""
-        layers = (self._layers[n] for n in sorted(self._layers))
-        return [(k[:, :, start:stop].clone(), v[:, :, start:stop].clone()) for k, v in layers]
+        parts = [x[:, :, start:stop] for n in sorted(self._layers) for x in self._layers[n]]
+        alike = len({x.shape for x in parts}) == 1
+        # one piece of memory a block: many small ones kept for long leave holes that no large tensor fits
+        copies = torch.stack(parts).unbind() if alike else [x.clone() for x in parts]
+        return list(zip(copies[::2], copies[1::2], strict=True))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import typer
@@ -14,12 +16,14 @@ import uvicorn
 
 from palate.apps.serve.app import create_app
 from palate.apps.serve.settings import Settings
-from palate.apps.serve.worker import Worker
+from palate.apps.serve.worker import Batch, Worker
 from palate.errors import ConfigError
 from palate.recommender import Recommender
 from palate.recommender.fused import FUSED
 from palate.store import Store
 
+TRIM = 10.0
+"""Seconds between two looks at memory that is held free."""
 SWITCH = 0.001
 """Seconds a thread may hold the interpreter while another waits: the worker's Python must not keep the sockets."""
 
@@ -64,6 +68,7 @@ def _serve(server: uvicorn.Server, sock: socket.socket, worker: Worker) -> None:
         server.force_exit = server.should_exit  # a second signal waits for nobody
         server.should_exit = True
 
+    _trim(worker)
     thread = threading.Thread(target=sockets, name="palate-http")
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -73,6 +78,27 @@ def _serve(server: uvicorn.Server, sock: socket.socket, worker: Worker) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _trim(worker: Worker) -> None:
+    """Give what malloc holds free back to the system after a batch, once in TRIM seconds.
+
+    Packs of ever other sizes leave holes: without this the resident size was half as large again as what is used, and
+    took a thousand requests to settle.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others need none
+    if trim is None:
+        return
+    observe, last = worker.observe, time.monotonic()
+
+    def after(batch: Batch) -> None:
+        nonlocal last
+        observe(batch)
+        if time.monotonic() - last > TRIM:
+            trim(0)
+            last = time.monotonic()
+
+    worker.observe = after
 
 
 def _warm(rec: Recommender, settings: Settings) -> None:
