@@ -21,6 +21,9 @@ from typing import Any
 
 from palate.apps.serve.problems import Closing, Late, Overloaded
 
+WAKE = 0.25
+"""Seconds after which an idle worker looks around."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -144,7 +147,8 @@ class Worker:
         with self._change:
             while True:
                 while not self._waiting and not self._closing:
-                    self._change.wait()
+                    # a signal that comes just before the wait is only handled once this thread runs again
+                    self._change.wait(WAKE)
                 if self._company > 1 and self.linger and not self._closing:
                     self._change.wait_for(lambda: len(self._waiting) >= self._company, self.linger)
                 if jobs := self._pick():
