@@ -167,6 +167,26 @@ def test_a_stream_that_is_left_keeps_what_it_told(live: Live) -> None:
     assert again.json()["choices"][0]["message"]["palate"]["items"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_turn_that_nobody_waits_for_does_not_hold_the_next_up(live: Live, stream: bool) -> None:
+    session = httpx.post(f"{live.url}/v1/chat/sessions", json={"user": "4"}).json()["session"]
+    body = {"messages": [{"role": "user", "content": "a comedy"}], "session": session, "k": 2}
+    url = f"{live.url}/v1/chat/completions"
+    with live.held():
+        if stream:  # gone before the first byte
+            with (
+                pytest.raises(httpx.ReadTimeout),
+                httpx.stream("POST", url, json={**body, "stream": True}, timeout=0.2) as a,
+            ):
+                a.read()
+        else:
+            late = httpx.post(url, json=body, headers={"X-Request-Timeout": "0.2"}, timeout=30)
+            assert late.status_code == 504
+    again = httpx.post(url, json=body, timeout=20)
+    assert again.status_code == 200
+    assert again.json()["choices"][0]["message"]["palate"]["items"]
+
+
 def test_turns_of_one_session_wait_for_each_other(live: Live) -> None:
     session = httpx.post(f"{live.url}/v1/chat/sessions", json={"user": "4"}).json()["session"]
     body = {"messages": [{"role": "user", "content": "surprise me"}], "session": session, "k": 2}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Turn:
-    """A question and its answer. `start` queues it, `pieces` gives the answer, `keep` stores it with the session.
+    """A question and its answer. `start` queues it, `pieces` gives the answer, `kept` ends when the session has it.
 
     In a session the question is stored before the model is asked, so that a server that dies in the middle has it.
     """
@@ -30,6 +30,7 @@ class Turn:
         self.text = ""
         self.items: list[Recommendation] = []
         self.future: Future[Any] | None = None
+        self.kept: asyncio.Future[None] | None = None
         self._queue: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._left = False
@@ -52,13 +53,14 @@ class Turn:
         return turn
 
     def start(self, timeout: float) -> None:
-        """Queue the turn. Raises Overloaded or Closing."""
+        """Queue the turn; it is stored and lets the next begin, whoever waits. Raises Overloaded or Closing."""
         try:
             self.future = self.here.worker.submit(TURN, self._take, 1, timeout)
         except BaseException:
             self._release()
             raise
         self.future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._queue.put_nowait, None))
+        self.kept = asyncio.ensure_future(self._keep())
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """The answer as it comes. Raises what the turn raised."""
@@ -73,7 +75,7 @@ class Turn:
         if self.future is not None:
             self.future.cancel()
 
-    async def keep(self) -> None:
+    async def _keep(self) -> None:
         """Store what was said, once the worker is done with the conversation, and let the next turn begin."""
         if self.live is None or not self._held:
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from palate.apps.serve.raw import RawScores, RawText, score_raw
 from palate.apps.serve.worker import Work
 from palate.errors import EmptyLegalSet, PalateError
 from palate.recommender import Recommendation, Recommender
+from palate.recommender.ranking import POOL
 from palate.recommender.request import check_candidates
 from palate.recommender.rerank import Method
 from palate.schema import Bools, Request, Scores
@@ -32,8 +32,12 @@ class Wanted:
     diversity: float = 0.0
     rerank: Method = "mmr"
 
+    @property
+    def size(self) -> int:
+        """How many items are ranked for it: with diversity more than are shown."""
+        return max(self.k, POOL) if self.diversity else self.k
 
-@lru_cache(256)
+
 def score(rec: Recommender, mode: str | None) -> Work:
     """Requests with candidates of the catalogue; their scores. Adapters may be mixed."""
 
@@ -48,9 +52,11 @@ def score(rec: Recommender, mode: str | None) -> Work:
     return Work(("score", id(rec), mode), run, "score")
 
 
-@lru_cache(256)
-def recommend(rec: Recommender, mode: str | None) -> Work:
-    """What to recommend; lists of recommendations. `rec` is that of the adapter asked."""
+def recommend(rec: Recommender, mode: str | None, size: int) -> Work:
+    """What to recommend; lists of recommendations. `rec` is that of the adapter asked.
+
+    size: of `Wanted.size`. Only requests of one size go together: it decides how many candidates some modes look at.
+    """
 
     def run(wanted: Sequence[Wanted]) -> list[list[Recommendation] | PalateError]:
         masks: dict[int, Bools] = {}
@@ -60,16 +66,14 @@ def recommend(rec: Recommender, mode: str | None) -> Work:
 
         ready, results = _checked(range(len(wanted)), check)
         if ready:
-            k = max(max(w.k, 50 if w.diversity else 0) for w in (wanted[n] for n in ready))
-            scores = rec.rank_all([wanted[n].request for n in ready], [masks[n] for n in ready], k, mode)
+            scores = rec.rank_all([wanted[n].request for n in ready], [masks[n] for n in ready], size, mode)
             found = iter([_present(rec, wanted[n], s) for n, s in zip(ready, scores, strict=True)])
             results = [next(found) if r is None else r for r in results]
         return results
 
-    return Work(("recommend", id(rec), mode), run, "recommend")
+    return Work(("recommend", id(rec), mode, size), run, "recommend")
 
 
-@lru_cache(256)
 def raw(rec: Recommender) -> Work:
     """Prompts of the caller's own; probabilities."""
 
@@ -81,7 +85,6 @@ def raw(rec: Recommender) -> Work:
     return Work(("raw", id(rec)), run, "raw")
 
 
-@lru_cache(256)
 def explain(rec: Recommender) -> Work:
     """One item and person at a time: an explanation is a batch of its own."""
 
@@ -121,7 +124,7 @@ def _legal(rec: Recommender, wanted: Wanted) -> Bools:
 
 
 def _present(rec: Recommender, wanted: Wanted, scores: Scores) -> list[Recommendation]:
-    best = scores.top(max(wanted.k, 50) if wanted.diversity else wanted.k)
+    best = scores.top(wanted.size)
     if wanted.diversity:
         best = rec.ranker.diverse(best, rec.fields, wanted.diversity, wanted.rerank, wanted.k)
     return rec.present(best, [e.item_id for e in wanted.request.history])

@@ -57,8 +57,9 @@ async def completions(here: Here, http: Request, body: ChatBody) -> JSONResponse
         return StreamingResponse(_events(here, turn, about, usage_wanted), media_type="text/event-stream")
     turn.start(here.timeout(http))
     assert turn.future is not None
+    assert turn.kept is not None
     await here.wait(http, turn.future, here.timeout(http))
-    await turn.keep()
+    await asyncio.shield(turn.kept)
     told = {"items": [here.recommended(i) for i in turn.items], "session": body.session}
     message = {"role": "assistant", "content": turn.text, "palate": told}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
@@ -80,6 +81,8 @@ async def _events(here: Service, turn: Turn, about: dict[str, Any], usage_wanted
             if piece.item is not None:
                 delta["palate"] = {"item": here.recommended(piece.item)}
             yield chunk(delta)
+        if turn.kept is not None:
+            await asyncio.shield(turn.kept)
         yield chunk({}, "stop")
         if usage_wanted:
             told = {**about, "object": "chat.completion.chunk", "choices": [], "usage": _usage(here, turn.body, turn)}
@@ -90,8 +93,6 @@ async def _events(here: Service, turn: Turn, about: dict[str, Any], usage_wanted
         yield f"data: {bytes(response.body).decode()}\n\n"
     finally:
         turn.leave()
-        # shielded: a client that leaves cancels this task, and what it was told is to be kept all the same
-        await asyncio.shield(turn.keep())
 
 
 async def _turn(here: Service, body: ChatBody, text: str) -> Turn:

@@ -31,7 +31,7 @@ async def recommend(here: Here, http: Request, body: RecommendBody) -> dict[str,
     mode = here.mode(rec, body.mode)
     person = await ask(here, body)
     wanted = works.Wanted(person.request, person.blocked, filters(body.filters), body.k, body.diversity, body.rerank)
-    found = await here.run(http, works.recommend(rec, mode), wanted, cost=1)
+    found = await here.run(http, works.recommend(rec, mode, wanted.size), wanted, cost=1)
     return {"model": rec.adapter, "mode": mode, "known": person.known, "items": [here.recommended(r) for r in found]}
 
 
