@@ -182,6 +182,7 @@ def test_a_turn_that_nobody_waits_for_does_not_hold_the_next_up(live: Live, stre
         else:
             late = httpx.post(url, json=body, headers={"X-Request-Timeout": "0.2"}, timeout=30)
             assert late.status_code == 504
+    assert httpx.post(url, json=body, headers={"X-Request-Timeout": "soon"}, timeout=20).status_code == 400
     again = httpx.post(url, json=body, timeout=20)
     assert again.status_code == 200
     assert again.json()["choices"][0]["message"]["palate"]["items"]

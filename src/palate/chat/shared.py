@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Shared:
-    """Built once a base. lock: the chats of all its adapters compute one at a time."""
+    """Built once a base. lock: its recommenders' own, so that a chat's step and any other call wait for one another."""
 
     def __init__(self, rec: Recommender) -> None:
-        self.lock = threading.RLock()
+        self.lock = rec.turn
         self.tags = SharedTags(rec.shelf, rec.reasoner.fields)
         self._parts: dict[bool | None, tuple[TextMatch, Wishes]] = {}
         self._rec = ref(rec)

@@ -17,7 +17,7 @@ import uvicorn
 from palate.apps.serve.app import create_app
 from palate.apps.serve.settings import Settings
 from palate.apps.serve.worker import Batch, Worker
-from palate.errors import ConfigError
+from palate.errors import ConfigError, PalateError
 from palate.recommender import Recommender
 from palate.recommender.fused import FUSED
 from palate.store import Store
@@ -75,6 +75,8 @@ def _serve(server: uvicorn.Server, sock: socket.socket, worker: Worker) -> None:
         thread.start()
         worker.work()
         thread.join()
+        if not server.started:
+            raise PalateError("the HTTP server did not start; what it logged above says why")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Sessions:
     def __init__(self, people: People, most: int) -> None:
         self.people, self.most = people, most
         self._live: OrderedDict[str, Live] = OrderedDict()
+        self._guard = threading.Lock()
 
     def begin(
         self, rec: Recommender, user: str | None, history: Sequence[str] | None, context: Mapping[str, str]
@@ -56,30 +58,38 @@ class Sessions:
 
     def forget(self, user: str) -> None:
         """Drop a person's conversations from memory."""
-        for name in [n for n, live in self._live.items() if live.user == user]:
-            del self._live[name]
+        with self._guard:
+            for name in [n for n, live in self._live.items() if live.user == user]:
+                del self._live[name]
 
     def get(self, name: str) -> Live:
-        """The conversation of that id, with what its person has done since. Raises NotFound."""
+        """The conversation of that id. Raises NotFound."""
         try:
             held = self.people.store.session(name)
         except RequestError as error:
-            self._live.pop(name, None)
+            with self._guard:
+                self._live.pop(name, None)
             raise NotFound(str(error)) from None
-        live = self._live.get(name)
+        with self._guard:
+            live = self._live.get(name)
         if live is None:
             rec = self.people.rec.adapters.get(held.model) or next(iter(self.people.rec.adapters.values()))
             live = Live(name, held.user, held.model, Chat.restore(rec, held.state))
-        if live.user is not None:
-            live.chat.request = self.people.ask(live.user, None, live.chat.request.context).request
+            self.renew(live)
         return self._keep(live)
 
+    def renew(self, live: Live) -> None:
+        """Let a conversation know what its person has done since. For who holds its lock, or has it alone."""
+        if live.user is not None:
+            live.chat.request = self.people.ask(live.user, None, live.chat.request.context).request
+
     def _keep(self, live: Live) -> Live:
-        kept = self._live.setdefault(live.session, live)
-        self._live.move_to_end(live.session)
-        while len(self._live) > self.most:
-            oldest = next(iter(self._live))
-            if self._live[oldest].lock.locked():
-                break
-            del self._live[oldest]
-        return kept
+        """Put a conversation first; another thread's, where it was quicker."""
+        with self._guard:
+            kept = self._live.setdefault(live.session, live)
+            self._live.move_to_end(live.session)
+            idle = [name for name, other in self._live.items() if not other.lock.locked()]
+            for name in idle[: max(0, len(self._live) - self.most)]:
+                if name != live.session:
+                    del self._live[name]
+            return kept

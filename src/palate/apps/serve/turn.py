@@ -46,6 +46,7 @@ class Turn:
             turn._held = True
             try:
                 here.worker.check()
+                await asyncio.to_thread(here.sessions.renew, live)
                 await asyncio.to_thread(here.store.save_turn, live.session, "user", text)
             except BaseException:
                 turn._release()
@@ -82,11 +83,12 @@ class Turn:
         try:
             if self.future is not None and not self.future.cancelled():
                 await asyncio.wait([asyncio.wrap_future(self.future)])
+            store, name, state = self.here.store, self.live.session, self.chat.state()
             if self.text:
                 told = [self.here.recommended(i) for i in self.items]
-                state = self.chat.state()
-                name = self.live.session
-                await asyncio.to_thread(self.here.store.save_turn, name, "assistant", self.text, told, state)
+                await asyncio.to_thread(store.save_turn, name, "assistant", self.text, told, state)
+            else:  # nobody heard the answer; feedback in the question counts all the same
+                await asyncio.to_thread(store.save_state, name, state)
         finally:
             self._release()
 

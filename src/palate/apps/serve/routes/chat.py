@@ -47,18 +47,17 @@ async def completions(here: Here, http: Request, body: ChatBody) -> JSONResponse
 
     A streamed chunk that names an item carries it as `delta.palate.item`; a whole answer has `message.palate.items`.
     """
-    text = _asked(body)
+    text, timeout = _asked(body), here.timeout(http)
     turn = await _turn(here, body, text)
+    # begun before any header is sent, so that a full queue is a 429 and no broken stream
+    turn.start(timeout)
     about = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": turn.model}
     if body.stream:
-        # begun before the headers are sent, so that a full queue is a 429 and no broken stream
-        turn.start(here.timeout(http))
         usage_wanted = body.stream_options is not None and body.stream_options.include_usage
         return StreamingResponse(_events(here, turn, about, usage_wanted), media_type="text/event-stream")
-    turn.start(here.timeout(http))
     assert turn.future is not None
     assert turn.kept is not None
-    await here.wait(http, turn.future, here.timeout(http))
+    await here.wait(http, turn.future, timeout)
     await asyncio.shield(turn.kept)
     told = {"items": [here.recommended(i) for i in turn.items], "session": body.session}
     message = {"role": "assistant", "content": turn.text, "palate": told}
