@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +100,16 @@ show: {history: [year], candidate: [year, genres]}
         encoding="utf-8",
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, for the tests of the page (see browsed.py)."""
+    from browsed import chromium, needs_browser
+
+    needs_browser()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture

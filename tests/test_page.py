@@ -15,20 +15,11 @@ from browsed import (
     answered,
     ask,
     choose,
-    chromium,
-    needs_browser,
     titles,
     two_models,
     until,
     visiting,
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    needs_browser()
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from browsed import Server, answered, ask, choose, chromium, needs_browser, titles, two_models, until, visiting
+from browsed import Server, answered, ask, choose, titles, two_models, until, visiting
 
 PAGE = Path(__file__).parents[1] / "src/palate/apps/serve/page"
 MOST = 85_000
 """Bytes of all files of the page; compressed they are less than half."""
 PHONE = {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    needs_browser()
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

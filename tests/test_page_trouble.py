@@ -8,17 +8,10 @@ from typing import Any
 
 import pytest
 
-from browsed import Server, answered, ask, choose, chromium, needs_browser, serving, tiny_world, titles, until, visiting
+from browsed import Server, answered, ask, choose, serving, tiny_world, titles, until, visiting
 
 RECIPES = "{item: recipe, items: recipes, verb: cooked, person: cook}"
 KEY = "a-key-of-the-tests-0123456789"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    needs_browser()
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -374,10 +374,10 @@ def test_titles_are_found_as_they_are_typed(client: TestClient) -> None:
 
     assert titles("ali")[:2] == ["Alien", "Aliens"]
     assert titles("alien")[0] == "Alien"
-    assert titles("sto")[:2] == ["Toy Story", "Toy Story 2"] or titles("sto")[:2] == ["Toy Story 2", "Toy Story"]
+    assert set(titles("sto")[:2]) == {"Toy Story", "Toy Story 2"}
     assert "Toy Story" in titles("toy stroy")
     assert len(titles("", 5)) == 5
-    assert titles("\u0000‮") == [] or titles("\u0000‮")
+    assert set(titles("\u0000‮")) <= set(titles("", 50)), "nothing that a title is like, and no error"
     assert client.get("/v1/catalog", params={"limit": 1000}).status_code == 422
 
 
@@ -527,7 +527,7 @@ def test_ready_until_it_drains(rec: Recommender, store: Store) -> None:
         answer = client.get("/readyz")
         assert (answer.status_code, answer.json()["status"]) == (503, "draining")
     answer = client.post("/v1/score", json={"user": "1", "items": ["Alien"]})
-    assert answer.status_code in (400, 503)
+    assert answer.status_code == 503
 
 
 def test_what_goes_wrong_inside_stays_inside(rec: Recommender, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
