@@ -152,8 +152,8 @@ def test_a_server_that_dies_is_found_again_with_all_that_was_said(page: Any, ser
     answered(page)
     assert named[0] not in titles(page)
     page.get_by_role("link", name="Chat").click()
-    page.keyboard.press("Tab")
-    page.get_by_label("Message").press("Enter")
+    page.get_by_label("Message").click()  # waits until the screen is there; press() alone would not
+    page.keyboard.press("Enter")
     page.locator("#turns .theirs:not([aria-busy])").nth(1).wait_for()
     assert set(titles(page, "#turns .theirs:last-child .card h2")).isdisjoint(named)
     page.reload()
