@@ -384,9 +384,9 @@ def test_processes_that_accelerate_leaves_out_are_counted() -> None:
         "palate.train",
         "x.yaml",
     ]
-    assert missing_processes(env, asked) == 3
-    assert missing_processes({**env, "RANK": "0"}, asked) == 0
-    assert missing_processes({}, asked) == 0
+    assert missing_processes(env, asked) == (3, {})
+    assert missing_processes({**env, "RANK": "0"}, asked) == (0, {})
+    assert missing_processes({}, asked) == (0, {})
     with pytest.raises(ConfigError, match="torchrun --nproc_per_node N"):
         missing_processes(env, ["bash"])
 

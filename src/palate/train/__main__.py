@@ -27,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_intermixed_args(arguments)
     console = Console(stderr=True)
     try:
-        missing = missing_processes(os.environ, parent_command())
+        missing, told = missing_processes(os.environ, parent_command())
         if missing:
-            return spawn(missing, sys.argv[1:] if arguments is None else arguments)
+            return spawn(missing, sys.argv[1:] if arguments is None else arguments, told)
         outcome = run(given.file, given.overrides, resume=given.resume, console=console, onward=given.onward)
     except PalateError as error:
         if given.debug:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from palate.data import Dataset
 from palate.errors import ConfigError, TrainingDiverged
 from palate.model.hardware import pick_dtype
 from palate.train import checkpoint as ckpt
+from palate.train import shard
 from palate.train.collate import Position, Prefetch, Stream, packs_per_epoch
 from palate.train.export import export
 from palate.train.guard import Interrupt, locked
@@ -70,18 +73,23 @@ def train(
     from accelerate.utils import DistributedDataParallelKwargs
 
     console, extras = console or Console(stderr=True), extras or Extras()
+    sharded = shard.asked(os.environ)
+    if sharded:
+        shard.check(config, os.environ)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=_precision(config), kwargs_handlers=[ddp])
     try:
         with accelerator.main_process_first():  # the others find the caches filled
             ready = prepare(
                 config,
-                device=str(accelerator.device),
+                device="cpu" if sharded else str(accelerator.device),
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
                 dataset=extras.dataset,
             )
-        return Trainer(ready, accelerator, console, extras).run(resume)
+        if sharded:
+            ready.notes.append(shard.shard(ready.model, accelerator.device))
+        return Trainer(ready, accelerator, console, extras, sharded).run(resume)
     finally:
         accelerator.end_training()
         # accelerate keeps the precision in a process-wide state; another run may want another
@@ -108,8 +116,16 @@ def run_folder(config: RunConfig) -> Path:
 class Trainer:
     """One run on one process. `progress` is what a checkpoint keeps of it."""
 
-    def __init__(self, ready: Ready, accelerator: Any, console: Console, extras: Extras | None = None) -> None:
+    def __init__(
+        self,
+        ready: Ready,
+        accelerator: Any,
+        console: Console,
+        extras: Extras | None = None,
+        sharded: bool = False,
+    ) -> None:
         self.ready, self.accelerator, self.console = ready, accelerator, console
+        self.sharded = sharded
         self.extras = extras or Extras()
         self.config = ready.config.train
         self.model = ready.model
@@ -127,7 +143,7 @@ class Trainer:
         self.interrupt = Interrupt()
         weights = ready.mixture.weights(self.config.task_weights)
         self.weights = dict(zip(ready.mixture.names, weights, strict=True))
-        self.update = Update(self.model, self.config, weights, accelerator, ready.withheld, ready.teacher)
+        self.update = Update(self.model, self.config, weights, accelerator, ready.withheld, ready.teacher, sharded)
 
     # --- the run --------------------------------------------------------------------------------------
 
@@ -253,7 +269,9 @@ class Trainer:
         from accelerate.utils import gather_object
 
         began = time.perf_counter()
-        ranks = gather_object(self.ready.validator.ranks(self.model))
+        with shard.in_step(self.model) if self.sharded else nullcontext():
+            own = self.ready.validator.ranks(self.model)
+        ranks = gather_object(own)
         found = self.ready.validator.summary(ranks)
         score = self.ready.validator.sign * found[self.ready.validator.headline].value
         progress = self.progress

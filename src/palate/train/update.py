@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from palate.config import TrainConfig
 from palate.model import Model
 from palate.schema import Ints
+from palate.train import shard
 from palate.train.collate import Batch
 from palate.train.step import NO_ITEMS, TrainingStep
 from palate.train.teacher import Teacher
@@ -45,7 +46,9 @@ class Update:
         accelerator: Any,
         withheld: Ints = NO_ITEMS,
         teacher: Teacher | None = None,
+        sharded: bool = False,
     ) -> None:
+        self.sharded = sharded
         self.config, self.weights, self.accelerator = config, list(weights), accelerator
         self.world = int(accelerator.num_processes)
         if config.gradient_checkpointing:
@@ -54,8 +57,8 @@ class Update:
         self.peaks = [float(g["lr"]) for g in groups]
         self.parameters = [p for g in groups for p in g["params"]]
         step = TrainingStep(model, withheld, teacher, config.teacher.share if config.teacher else 0.0)
-        # the base is on its device already, and a quantized one must not be moved
-        self.module = accelerator.prepare_model(_for_ddp(step), device_placement=False)
+        # the base is on its device already, and a quantized one must not be moved; a sharded one averages by itself
+        self.module = step if sharded else accelerator.prepare_model(_for_ddp(step), device_placement=False)
         self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups), device_placement=False)
 
     def __call__(self, batches: Sequence[Batch], factor: float, asked: int) -> Measured | None:
@@ -69,7 +72,8 @@ class Update:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         sums = self._backward(batches, counts)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.config.clip))
+        self.accelerator.unscale_gradients()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         self.optimizer.step()
         self.optimizer.zero_grad()
         sums = self._total(sums)
@@ -85,10 +89,15 @@ class Update:
         )
         sums = torch.zeros(len(counts), dtype=torch.float64, device=self.accelerator.device)
         for n, batch in enumerate(batches, 1):
-            with nullcontext() if n == len(batches) else self.accelerator.no_sync(self.module):
-                out = self.module(batch)
+            alone = self.sharded or n == len(batches)
+            with nullcontext() if alone else self.accelerator.no_sync(self.module):
+                # a module that accelerate prepared casts by itself
+                with self.accelerator.autocast() if self.sharded else nullcontext():
+                    out = self.module(batch)
                 self.accelerator.backward((out * scale).sum())
             sums += out.detach().double()
+        if self.sharded:
+            shard.average(self.parameters)
         return sums
 
     def _total(self, values: torch.Tensor) -> torch.Tensor:
