@@ -268,8 +268,8 @@ def test_a_wrong_header_is_told_before_anything_loads(tmp_path: Path) -> None:
     out = palate("score", str(source), "-a", "smollm2-135m-instruct", "--data", str(tmp_path))
     assert out.returncode == 2
     assert out.stderr == (
-        f"palate: {source}, line 1: missing column request_id and item_id (a row a candidate) or candidates "
-        "(a row a request); the file has: user, item\n"
+        f"palate: {source}, line 1: missing column request_id (or user_id) and item_id (a row a candidate) or "
+        "candidates (a row a request); the file has: user, item\n"
     )
 
 

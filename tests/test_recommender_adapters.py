@@ -17,7 +17,7 @@ import torch
 from facade import toy_features
 from palate import Event, Recommender, Request, prompting
 from palate.apps import cli
-from palate.apps.batch import Job, score_file
+from palate.apps.scoring import Job, score_file
 from palate.config import LoraConfig, ModelConfig
 from palate.data import Dataset
 from palate.engine.modes.embedding import Embedding

@@ -19,7 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from palate import sources
-from palate.apps import batch, plots, shared
+from palate.apps import plots, scoring, shared
 from palate.config import RunConfig, read_yaml
 from palate.data import Dataset, import_dataset, stats
 from palate.errors import ConfigError
@@ -129,7 +129,7 @@ class Demo:
         candidates, scored = self.out / "candidates.parquet", self.out / "scores.parquet"
         pq.write_table(pa.table(rows), candidates)
         with shared.spinner("scoring"):
-            summary = batch.score_file(self.rec, batch.Job(candidates, scored))
+            summary = scoring.score_file(self.rec, scoring.Job(candidates, scored))
         self.console.print(
             f"  {summary.requests} requests, {summary.rows:,} rows in {summary.seconds:.1f} s; best of the first:"
         )

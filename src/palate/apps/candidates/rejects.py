@@ -1,78 +1,59 @@
-"""Bad rows: each with file, line, column, value and reason, written beside the output, counted against a
-limit.
-"""
+"""Bad rows: each with file, line, column, value and reason, counted against a limit."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from palate.errors import DataError, TooManyRejects
+from palate.apps.candidates.tables import Bad
+from palate.errors import TooManyRejects
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One bad row."""
+    """One bad row. counts: False for what follows from other rejects, such as a request without a row left."""
 
     file: str
     line: int
     column: str
     value: str
     reason: str
+    counts: bool = True
 
     def __str__(self) -> str:
         where = f"{self.file}, line {self.line}" + (f", column {self.column}" if self.column else "")
         return f"{where}: {self.reason}"
 
+    def told(self) -> dict[str, Any]:
+        """As a line of a rejects file."""
+        return {n: getattr(self, n) for n in ("file", "line", "column", "value", "reason")}
 
-class Rejects:
-    """Collects bad rows of `source`; past `limit` rows it raises TooManyRejects that quotes the last one.
 
-    path: a JSON lines file that gets every bad row, made when the first one comes; None keeps only the count.
-    """
+class Rejects(list[Reject]):
+    """The bad rows of one table, as they come."""
 
-    def __init__(self, source: Path, path: Path | None = None, limit: int = 0) -> None:
-        self.source, self.path, self.limit = source, path, limit
-        self.count = 0
-        self.first: list[Reject] = []
-        self.expect: Callable[[list[str]], str | None] | None = None
-        self._file: IO[str] | None = None
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
 
-    def columns(self, names: list[str], line: int = 1) -> None:
-        """Check the header with `expect`; raises DataError that names file and line."""
-        wrong = self.expect(names) if self.expect else None
-        if wrong:
-            raise DataError(f"{self.source}, line {line}: {wrong}")
+    def add(self, line: int, column: str, value: Any, reason: str, counts: bool = True) -> None:
+        self.append(Reject(self.file, line, column, str(value)[:200], reason, counts))
 
-    def add(self, line: int, column: str, value: Any, reason: str) -> None:
-        """Take one bad row. Raises TooManyRejects past the limit."""
-        reject = self.note(line, column, value, reason)
-        self.count += 1
-        if self.count > self.limit:
-            more = f" ({self.count} bad rows)" if self.count > 1 else ""
-            raise TooManyRejects(f"{reject}{more}; mend the row, or allow bad rows with --max-rejects")
+    def bad(self, line: int, bad: Bad) -> None:
+        self.add(line, bad.column, bad.value, bad.reason)
 
-    def note(self, line: int, column: str, value: Any, reason: str) -> Reject:
-        """Write a line to the rejects file without counting it as a row."""
-        reject = Reject(str(self.source), line, column, str(value)[:200], reason)
-        if len(self.first) < 10:
-            self.first.append(reject)
-        if self.path is not None:
-            if self._file is None:
-                self._file = self.path.open("w", encoding="utf-8")
-            self._file.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
-        return reject
 
-    def __enter__(self) -> Self:
-        return self
+class Limit:
+    """Counts bad rows; more than `most` of them are too many."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def __init__(self, most: int, count: int = 0) -> None:
+        self.most, self.count = most, count
+
+    def take(self, rejects: Iterable[Reject]) -> None:
+        """Raises TooManyRejects that quotes the first one past the limit."""
+        for reject in rejects:
+            self.count += reject.counts
+            if self.count > self.most:
+                more = f" ({self.count} bad rows)" if self.count > 1 else ""
+                raise TooManyRejects(f"{reject}{more}; mend the row, or allow bad rows with --max-rejects")

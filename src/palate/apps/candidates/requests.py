@@ -1,4 +1,4 @@
-"""Candidate files: what to score for whom, in Parquet, CSV or JSON lines, read in bounded memory.
+"""Candidate files: what to score for whom, in Parquet, CSV or JSON lines.
 
 Long form, one row a candidate; the rows of a request stand together:
 
@@ -8,8 +8,9 @@ Row form, one row a request; user_id, history and context are optional:
 
     request_id, user_id, history, context, candidates
 
-Both forms may have a column adapter: which of the loaded adapters answers the request; empty for the first. Further
-columns of both: query, what the user asks for in their own words, and profile, a mapping such as `{"age": "24"}`.
+Without a column request_id a request is named after its user. Both forms may have a column adapter: which of the loaded
+adapters answers the request; empty for the first. Further columns of both: query, what the user asks for in their own
+words, and profile, a mapping such as `{"age": "24"}`.
 
 `history` and `candidates` are lists in Parquet and JSON lines; in CSV a cell holds a JSON list (`["50",
 "181"]`) or ids separated by spaces or `|`. A history entry may also be `{"item_id": ..., "timestamp": ...,
@@ -19,101 +20,92 @@ context reads a time (`{"time": "2026-07-24T20:15+02:00"}`), and may be given `t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from palate.apps.candidates.cells import parse_context, parse_history, parse_ids, text
+from palate.apps.candidates.chunks import COLUMNS, Chunk, check_columns, key_of
 from palate.apps.candidates.rejects import Rejects
-from palate.apps.candidates.seen import SeenIds
-from palate.apps.candidates.tables import check_file, read_rows
-from palate.errors import DataError, RequestError, did_you_mean
+from palate.apps.candidates.tables import Bad, Reader, Row, find_tables
+from palate.errors import RequestError, did_you_mean
 from palate.recommender.shelf import Shelf
 from palate.schema import Request
 
 
-def precheck(path: Path) -> None:
-    """Read a candidate file's header, before anything slow is loaded. Raises DataError where it is wrong."""
-    check_file(path)
-    rejects = Rejects(path, limit=1 << 30)
-    rejects.expect = _check_columns
-    next(read_rows(path, rejects), None)
+def precheck(*places: str | Path) -> None:
+    """Look for candidate files and read the first one's header, before anything slow is loaded. Raises DataError."""
+    next(iter(Reader(find_tables(*places)[0], check_columns, COLUMNS)), None)
 
 
 @dataclass
 class _Open:
-    """A long-form request whose rows are still coming."""
+    """A long-form request whose rows are still coming. request is None until one of them is right."""
 
     line: int
-    request: Request
+    key: str
+    request: Request | None
     items: dict[str, None]
 
 
-class CandidateFile:
-    """Requests of a candidate file, each checked against the catalogue.
+class Parser:
+    """Requests of chunks, each checked against the catalogue. adapters: names the column adapter may hold."""
 
-    Bad rows go to `rejects` (which raises TooManyRejects past its limit). `rows` counts rows read so far.
-    adapters: names the column adapter may hold. Raises DataError for missing columns and for a long-form request
-    whose rows do not stand together.
-    """
+    def __init__(self, shelf: Shelf, adapters: Collection[str] = ()) -> None:
+        self.shelf, self.adapters = shelf, adapters
 
-    def __init__(self, path: Path, shelf: Shelf, rejects: Rejects, adapters: Collection[str] = ()) -> None:
-        self.path, self.shelf, self.rejects, self.adapters = path, shelf, rejects, adapters
-        self.rows = 0
-        self._seen = SeenIds()
-        rejects.expect = _check_columns
+    def parse(self, chunk: Chunk) -> tuple[list[Request], Rejects]:
+        """The chunk's requests, in order, and its bad rows. Depends on the chunk alone."""
+        rejects = Rejects(chunk.table.path)
+        return list(_Pass(self, rejects).requests(chunk)), rejects
 
-    def __iter__(self) -> Iterator[Request]:
-        open_: _Open | None = None
-        for line, row in read_rows(self.path, self.rejects):
-            self.rows += 1
-            if "candidates" in row:
+
+class _Pass:
+    """One walk over a chunk."""
+
+    def __init__(self, parser: Parser, rejects: Rejects) -> None:
+        self.shelf, self.adapters, self.rejects = parser.shelf, parser.adapters, rejects
+
+    def requests(self, chunk: Chunk) -> Iterator[Request]:
+        now: _Open | None = None
+        for line, row in chunk.rows:
+            if isinstance(row, Bad):
+                self.rejects.bad(line, row)
+            elif "candidates" in row:
                 if (request := self._row_request(line, row)) is not None:
                     yield request
-                continue
-            request_id = text(row.get("request_id"))
-            if open_ is not None and request_id != open_.request.request_id:
-                yield from self._close(open_)
-                open_ = None
-            if open_ is None:
-                head = self._head(line, row)
-                if head is None:
-                    continue
-                if not self._seen.add(head.request_id):
-                    raise DataError(
-                        f"{self.path}, line {line}, column request_id: request {head.request_id!r} comes "
-                        "again after other requests; the rows of one request must stand together, so "
-                        "sort the file by request_id"
-                    )
-                open_ = _Open(line, head, {})
-            self._add(open_, line, row)
-        if open_ is not None:
-            yield from self._close(open_)
+            else:
+                key = key_of(row)
+                if now is None or key != now.key:
+                    yield from self._close(now)
+                    now = _Open(line, key, None, {})
+                if now.request is None:
+                    now.request = self._head(line, row)
+                if now.request is not None:
+                    self._add(now, now.request, line, row)
+        yield from self._close(now)
 
-    def _add(self, open_: _Open, line: int, row: Mapping[str, Any]) -> None:
+    def _add(self, now: _Open, request: Request, line: int, row: Row) -> None:
         item_id = text(row.get("item_id"))
-        if (adapter := text(row.get("adapter"))) != (first := open_.request.adapter):
+        if (adapter := text(row.get("adapter"))) != (first := request.adapter):
             self.rejects.add(line, "adapter", adapter, f"the request's first row has {first!r}; expected one adapter")
-        elif item_id in open_.items:
-            self.rejects.add(line, "item_id", item_id, f"item listed twice in request {open_.request.request_id!r}")
+        elif item_id in now.items:
+            self.rejects.add(line, "item_id", item_id, f"item listed twice in request {request.request_id!r}")
         elif self._known(line, "item_id", [item_id]):
-            open_.items[item_id] = None
+            now.items[item_id] = None
 
-    def _close(self, open_: _Open) -> Iterator[Request]:
-        if open_.items:
-            yield replace(open_.request, candidates=tuple(open_.items))
+    def _close(self, now: _Open | None) -> Iterator[Request]:
+        if now is None or now.request is None:
+            return
+        if now.items:
+            yield replace(now.request, candidates=tuple(now.items))
         else:
-            self.rejects.note(open_.line, "item_id", "", f"no valid candidate left in {open_.request.request_id!r}")
+            reason = f"no valid candidate left in {now.request.request_id!r}"
+            self.rejects.add(now.line, "item_id", "", reason, counts=False)
 
-    def _row_request(self, line: int, row: Mapping[str, Any]) -> Request | None:
+    def _row_request(self, line: int, row: Row) -> Request | None:
         head = self._head(line, row)
         if head is None:
-            return None
-        if not self._seen.add(head.request_id):
-            self.rejects.add(
-                line, "request_id", head.request_id, "this request_id was used before; each must be unique"
-            )
             return None
         try:
             ids = parse_ids(row["candidates"])
@@ -129,11 +121,12 @@ class CandidateFile:
             return None
         return replace(head, candidates=ids) if self._known(line, "candidates", ids) else None
 
-    def _head(self, line: int, row: Mapping[str, Any]) -> Request | None:
+    def _head(self, line: int, row: Row) -> Request | None:
         """Everything of a request but its candidates; None (and a reject) where it is wrong."""
-        request_id = text(row.get("request_id"))
+        request_id = key_of(row)
         if not request_id:
-            self.rejects.add(line, "request_id", "", "request_id is empty")
+            column = "request_id" if "request_id" in row else "user_id"
+            self.rejects.add(line, column, "", f"{column} is empty")
             return None
         column = "history"
         try:
@@ -167,16 +160,3 @@ class CandidateFile:
                     self.rejects.add(line, column, item_id, str(error))
                 return False
         return True
-
-
-def _check_columns(names: list[str]) -> str | None:
-    """What is wrong with a candidate file's columns, or None."""
-    known = set(names)
-    if "request_id" in known and ("candidates" in known) != ("item_id" in known):
-        return None
-    if {"candidates", "item_id"} <= known:
-        return "expected either item_id (a row a candidate) or candidates (a row a request), got both columns"
-    missing = [] if "request_id" in known else ["request_id"]
-    if not known & {"candidates", "item_id"}:
-        missing.append("item_id (a row a candidate) or candidates (a row a request)")
-    return f"missing column {' and '.join(missing)}; the file has: {', '.join(names) or 'no columns'}"

@@ -62,7 +62,7 @@ def explain(
     around = context(contexts)
     rec = load(adapter, data, quantization, device, dtype)
     if new_items is not None:
-        from palate.apps.batch import add_new_items
+        from palate.apps.scoring import add_new_items
 
         add_new_items(rec, new_items)
     chosen = titles(history)

@@ -1,24 +1,26 @@
-"""palate score: a candidate file to a score file."""
+"""palate score: candidate files to a score file."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palate.apps.shared import Adapters, AsJson, Data, Device, Mode, Precision, Quantize, load, print_json
+from palate.apps.shared import Adapters, AsJson, Data, Device, Precision, Quantize, load, print_json
+from palate.errors import ConfigError
 
 if TYPE_CHECKING:
-    from palate.apps.batch import Job, Summary
-    from palate.recommender import Recommender
+    from palate.apps.scoring import Summary
 
-HELP = """Score the candidates of a file: Parquet, CSV or JSON lines, in and out.
+HELP = """Score the candidates of tables: Parquet, CSV or JSON lines, in and out; files, folders, globs or URLs.
 
-The file has a row a candidate (request_id, user_id, item_id) or a row a request (request_id, user_id,
+A table has a row a candidate (request_id, user_id, item_id) or a row a request (request_id, user_id,
 history, context, candidates); a history of its own makes any user scorable. With several -a, the column
 adapter says which one answers; empty for the first. The output has request_id, user_id, item_id, score and rank.
+
+Work is kept as it is done: after a crash the same command with --resume goes on. On several devices:
+accelerate launch -m palate.score ... with the same arguments.
 
 Example: palate score candidates.csv --data data/ml-100k -a adapters/ml-100k -o scores.parquet
 """
@@ -29,19 +31,39 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    candidates: Annotated[Path, typer.Argument(help="Candidate file: .parquet, .csv or .jsonl.")],
+    candidates: Annotated[
+        list[str],
+        typer.Argument(help="Tables (.parquet, .csv, .jsonl; text also .gz): files, folders, globs or fsspec URLs."),
+    ],
     adapter: Adapters,
     data: Data = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Score file; by default beside the candidates.")
+        str | None,
+        typer.Option("-o", "--output", help="Score file, or a folder for parts; by default beside the candidates."),
     ] = None,
-    mode: Mode = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            help="likelihood, yes_no, letters, embedding or fused, or several with commas; by default what fits best.",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Only each request's best so many, best first.")
+    ] = None,
     new_items: Annotated[
         Path | None,
         typer.Option(
             "--new-items",
             help="Table of items added after training: title, text fields, image file, item_id.",
         ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an unfinished run stopped, if there is one.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
+    work: Annotated[
+        Path | None, typer.Option("--work", help="Folder for unfinished work; by default OUTPUT.parts.")
     ] = None,
     max_rejects: Annotated[int, typer.Option("--max-rejects", min=0, help="Bad rows to put up with.")] = 0,
     rejects: Annotated[
@@ -52,19 +74,35 @@ def score(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    from palate.apps.batch import Job
-    from palate.apps.candidates.requests import precheck
+    from palate.apps.candidates import precheck
+    from palate.apps.scoring import Job, Share, score_file
+    from palate.apps.scoring.watch import watch
 
-    precheck(candidates)
+    if resume and restart:
+        raise ConfigError("--resume and --restart: expected one of them; --restart throws the unfinished run away")
+    precheck(*candidates)
+    modes = [m.strip() for m in mode.split(",") if m.strip()] if mode else None
     job = Job(
-        candidates,
-        output or candidates.with_name(f"{candidates.stem}.scores{candidates.suffix}"),
-        mode,
-        new_items,
-        rejects,
-        max_rejects,
+        source=candidates,
+        output=output or _beside(candidates),
+        mode=modes,
+        new_items=new_items,
+        rejects=rejects,
+        max_rejects=max_rejects,
+        top_k=top_k,
+        resume=resume,
+        restart=restart,
+        work=work,
     )
-    summary = _run(load(adapter, data, quantization, device, dtype), job)
+    share = Share.of_environment()
+    rec = load(adapter, data, quantization, share.device(device), dtype)
+    with watch(share) as show:
+        summary = score_file(rec, job, show, share)
+    if summary.finished:
+        _tell(summary, as_json)
+
+
+def _tell(summary: Summary, as_json: bool) -> None:
     if as_json:
         print_json(summary.to_dict())
         return
@@ -72,28 +110,18 @@ def score(
         f"{summary.rows:,} candidates of {summary.requests:,} requests scored by {summary.mode} "
         f"in {summary.seconds:.1f} s ({summary.rows_per_second:,.0f} rows/s) -> {summary.output}"
     )
+    if summary.resumed_rows:
+        typer.echo(f"{summary.resumed_rows:,} of them by the run that this one went on from")
     if summary.rejects_file:
         typer.echo(f"{summary.rejected:,} bad rows left out -> {summary.rejects_file}")
 
 
-def _run(rec: Recommender, job: Job) -> Summary:
-    from palate.apps.batch import Progress, score_file, total_rows
-
-    if not sys.stderr.isatty():
-        return score_file(rec, job)
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-    columns = (
-        rich_progress.TextColumn("scoring"),
-        rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[rows]:,} candidates, {task.fields[rate]:,.0f} rows/s"),
-        rich_progress.TimeRemainingColumn(),
+def _beside(candidates: list[str]) -> str:
+    """NAME.scores.FORMAT beside one local table."""
+    path = Path(candidates[0])
+    if len(candidates) > 1 or not path.is_file():
+        raise ConfigError("several tables, a folder or a URL: name the output with -o")
+    stem, *more = path.name.split(".")
+    return str(
+        path.with_name(".".join([stem, "scores", *(m for m in more if m.lower() in ("parquet", "csv", "jsonl"))]))
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total_rows(job.source) or None, rows=0, rate=0.0)
-
-        def show(done: Progress) -> None:
-            bar.update(task, completed=done.read, rows=done.rows, rate=done.rate)
-
-        return score_file(rec, job, show)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from facade import tiny_bundle
 from palate import Recommender
-from palate.apps import batch
-from palate.apps.batch import Job, score_file
-from palate.apps.candidates import CandidateFile, Rejects, precheck
+from palate.apps.candidates import Cutter, Limit, Parser, chunks, find_tables, precheck
 from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
 from palate.apps.candidates.seen import SeenIds
+from palate.apps.scoring import Job, Progress, score_file
+from palate.apps.scoring import target as targets
 from palate.data import Dataset
 from palate.errors import DataError, PalateWarning, TooManyRejects
 from palate.recommender.shelf import Shelf
@@ -83,7 +83,12 @@ def shelf(tiny_data: Path) -> Shelf:
 
 
 def requests(path: Path, shelf: Shelf, max_rejects: int = 0) -> list[Request]:
-    return list(CandidateFile(path, shelf, Rejects(path, None, max_rejects)))
+    found, limit = list[Request](), Limit(max_rejects)
+    for chunk in Cutter(find_tables(path)):
+        good, bad = Parser(shelf).parse(chunk)
+        limit.take(bad)
+        found += good
+    return found
 
 
 # --- round trips ------------------------------------------------------------------------------------
@@ -120,23 +125,47 @@ def test_scores_are_the_recommender_s(rec: Recommender, tmp_path: Path) -> None:
 def test_a_run_in_small_chunks_is_the_same(rec: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "in.csv", LONG)
     score_file(rec, Job(source, tmp_path / "whole.csv"))
-    monkeypatch.setattr(batch, "REQUESTS", 1)
-    monkeypatch.setattr(batch._Parquet, "ROWS", 2)
+    monkeypatch.setattr(chunks, "REQUESTS", 1)
+    monkeypatch.setattr(targets, "ROWS", 2)
     seen: list[tuple[int, int, int]] = []
     score_file(rec, Job(source, tmp_path / "parts.csv"), lambda p: seen.append((p.requests, p.rows, p.read)))
-    assert seen == [(1, 2, 5), (2, 5, 5)]  # a request ends where the next begins
+    assert seen == [(1, 2, 3), (2, 5, 5)]  # a request ends where the next begins
     for a, b in zip(read(tmp_path / "whole.csv"), read(tmp_path / "parts.csv"), strict=True):
         assert (a["item_id"], a["rank"]) == (b["item_id"], b["rank"])
         assert a["score"] == pytest.approx(b["score"], abs=1e-4)
 
 
-def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "REQUESTS", 3)
-    monkeypatch.setattr(batch, "CANDIDATES", 10)
+def cut(path: Path) -> list[list[list[str]]]:
+    """Item ids of each request of each chunk."""
+    found = []
+    for chunk in Cutter(find_tables(path)):
+        requests: dict[str, list[str]] = {}
+        for _, row in chunk.rows:
+            assert isinstance(row, dict)
+            requests.setdefault(row["request_id"], []).append(row["item_id"])
+        found.append(list(requests.values()))
+    return found
+
+
+def test_chunks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "REQUESTS", 3)
+    monkeypatch.setattr(chunks, "WEIGHT", 10)
     sizes = [1, 1, 1, 1, 9, 2, 30, 1]
-    asked: Iterator[Request] = iter(Request(str(n), candidates=tuple(map(str, range(s)))) for n, s in enumerate(sizes))
-    got = [[len(r.candidates) for r in chunk] for chunk in batch.chunks(asked)]
-    assert got == [[1, 1, 1], [1, 9], [2], [30], [1]]
+    rows = [{"request_id": str(n), "item_id": str(i)} for n, size in enumerate(sizes) for i in range(size)]
+    for kind in FORMATS:
+        found = cut(write(tmp_path / f"c.{kind}", rows))
+        assert [[len(r) for r in chunk] for chunk in found] == [[1, 1, 1], [1, 9], [2, 30], [1]]
+
+
+def test_requests_of_one_user_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "WEIGHT", 4)
+    users = "aaabbbbbbbbbbbbc"
+    rows = [{"request_id": str(n), "user_id": user, "item_id": "1"} for n, user in enumerate(users)]
+    found = ["".join(users[int(row["request_id"])] for _, row in chunk.rows if isinstance(row, dict))
+             for chunk in Cutter(find_tables(write(tmp_path / "c.csv", rows)))]  # fmt: skip
+    # a user with very many requests is cut all the same
+    assert found == ["aaabbbbb", "bbbbbbb" + "c"] or all(len(c) <= 9 for c in found)
+    assert "".join(found) == users
 
 
 # --- cells ------------------------------------------------------------------------------------------
@@ -192,7 +221,7 @@ def test_seen_ids(numbers: list[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("user_id,item_id\n1,1\n", "line 1: missing column request_id; the file has: user_id, item_id"),
+        ("item_id\n1\n", r"line 1: missing column request_id \(or user_id\); the file has: item_id"),
         ("request_id,user_id\n1,1\n", r"missing column item_id \(a row a candidate\) or candidates"),
         ("request_id,item_id,candidates\na,1,2\n", "got both columns"),
         ("request_id,item_id\na,1\na,99\n", "line 3, column item_id: unknown item '99'; ids look like '1', '2'"),
@@ -265,13 +294,17 @@ def test_the_output_is_whole_or_absent(rec: Recommender, tmp_path: Path) -> None
     score_file(rec, Job(source, out))
     before = out.read_bytes()
 
-    def stop(progress: batch.Progress) -> None:
+    def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         score_file(rec, Job(source, out), stop)
     assert out.read_bytes() == before
-    assert [p.name for p in out.parent.iterdir()] == ["out.parquet"]
+    with pytest.raises(DataError, match=r"an unfinished run is there; go on with --resume, or .* --restart"):
+        score_file(rec, Job(source, out))
+    score_file(rec, Job(source, out, resume=True))
+    assert out.read_bytes() == before
+    assert sorted(p.name for p in out.parent.iterdir()) == ["out.parquet", "out.parquet.summary.json"]
     with pytest.raises(DataError, match="would overwrite the candidates"):
         score_file(rec, Job(source, source))
     with pytest.raises(DataError, match=r"got \.xlsx"):
@@ -310,11 +343,11 @@ def test_new_items_are_scored(tmp_path: Path, tiny_base: Path, tiny_data: Path, 
         ],
     )
     rows = [{"request_id": "a", "user_id": "1", "item_id": i} for i in ("x1", "1", "x2")]
-    summary = score_file(rec, Job(write(tmp_path / "in.csv", rows), tmp_path / "o.csv", None, new))
+    summary = score_file(rec, Job(write(tmp_path / "in.csv", rows), tmp_path / "o.csv", new_items=new))
     assert (summary.new_items, summary.rows, summary.mode) == (2, 3, "likelihood")
     assert rec.shelf["x1"].text == {"year": "1982", "genres": "Sci-Fi"}
     with pytest.raises(DataError, match=r"line [12]: item id 'x1' is taken"):
-        score_file(rec, Job(tmp_path / "in.csv", tmp_path / "o.csv", None, new))
+        score_file(rec, Job(tmp_path / "in.csv", tmp_path / "o.csv", new_items=new))
 
 
 def test_wrong_new_items(rec: Recommender, tmp_path: Path) -> None:
@@ -326,7 +359,7 @@ def test_wrong_new_items(rec: Recommender, tmp_path: Path) -> None:
     ]:
         new = write(tmp_path / "new.csv", rows)
         with pytest.raises(DataError, match=message):
-            score_file(rec, Job(source, tmp_path / "o.csv", None, new))
+            score_file(rec, Job(source, tmp_path / "o.csv", new_items=new))
 
 
 def test_a_picture_that_is_a_text_file_warns(
@@ -344,5 +377,5 @@ def test_a_picture_that_is_a_text_file_warns(
     rows = [{"request_id": "a", "item_id": i} for i in ("x", "1")]
     source = write(tmp_path / "in.csv", rows)
     with pytest.warns(PalateWarning, match=r"item 'x', image .*p.jpg.*; the item goes without it"):
-        summary = score_file(rec, Job(source, tmp_path / "o.csv", None, new))
+        summary = score_file(rec, Job(source, tmp_path / "o.csv", new_items=new))
     assert (summary.rows, summary.new_items) == (2, 1)
