@@ -18,7 +18,14 @@ from typing import Any
 
 from palate.errors import ConfigError
 
-_LAUNCHERS = ("accelerate", "accelerate-launch", "accelerate.exe", "accelerate.commands.launch", "launch.py")
+_LAUNCHERS = (
+    "accelerate",
+    "accelerate-launch",
+    "accelerate.exe",
+    "accelerate.commands.launch",
+    "launch.py",
+    "accelerate.commands.accelerate_cli",
+)
 GRACE = 30.0
 """Seconds the others get to end by themselves after one process has failed."""
 

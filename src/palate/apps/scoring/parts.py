@@ -52,8 +52,7 @@ class Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / f".rank-{rank}.lock", blocking=False)
         try:
-            with writing(self.folder):
-                lock.acquire()
+            lock.acquire()
         except Timeout:
             raise DataError(
                 f"{self.folder}: another process is at work on this output; wait for it or stop it"
