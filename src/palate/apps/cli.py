@@ -21,7 +21,7 @@ from palate.errors import PalateError, PalateWarning
 
 ORDER = (
     "demo", "data", "features", "neighbours", "train", "score", "recommend", "chat", "evaluate", "report", "tune",
-    "explain", "serve", "user-data", "forget", "models", "doctor",
+    "explain", "serve", "export", "push", "user-data", "forget", "models", "doctor",
 )  # fmt: skip
 """The order of `palate --help`: as a newcomer meets them. Commands not named here follow by name."""
 

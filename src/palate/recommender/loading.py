@@ -23,10 +23,14 @@ ADAPTERS = Path("adapters")
 
 @dataclass(frozen=True)
 class Target:
-    """What a path given to `Recommender.load` names: a bundle folder, or a base model's source."""
+    """What a path given to `Recommender.load` names: a bundle folder, or a base model's source.
+
+    name: of a bundle whose folder is not called after it, since it came from a model hub.
+    """
 
     bundle: Path | None
     base: str | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,19 @@ class Options:
 
 
 def resolve(path: str | Path) -> Target:
-    """Tell a bundle folder (or its name under adapters/) from a base source. BundleError for neither."""
+    """Tell a bundle folder (or its name under adapters/) from a base source. BundleError for neither.
+
+    A `hub:` source is fetched, for only then it shows whether it is a bundle.
+    """
     text = str(path)
     for folder in (Path(text), ADAPTERS / text):
         if (folder / "palate.json").is_file():
             return Target(folder, None)
+    if text.startswith("hub:"):
+        folder, repository = sources.fetch(text), text.removeprefix("hub:").partition("@")[0]
+        if (folder / "palate.json").is_file():
+            return Target(folder, None, repository.rpartition("/")[2])
+        return Target(None, text)
     if text in sources.ALIASES or text.split(":", 1)[0] in ("hub", "path", "pypi"):
         return Target(None, text)
     if Path(text).is_dir():
@@ -203,7 +215,8 @@ def named(path: str | Path | Mapping[str, str | Path], merge: Merge) -> tuple[di
     """
     if not isinstance(path, Mapping):
         target = resolve(path)
-        return {"untuned" if target.bundle is None else target.bundle.resolve().name: target}, merge
+        name = "untuned" if target.bundle is None else target.name or target.bundle.resolve().name
+        return {name: target}, merge
     if not path or not all(path):
         raise ConfigError("expected adapters as a mapping of names to bundle folders, got no name")
     if len(path) > 1 and merge is True:
