@@ -53,6 +53,7 @@ class SoftTokens(nn.Module):
         self._ids: list[str] = []
         self._frozen: tuple[str, ...] | None = None
         self._row: dict[str, int] = {}
+        self._plans: dict[tuple[str, ...], SlotPlan] = {}
         self.set_tables(tables)
         for m in self.modalities:
             self._scale(m).fit(self._table(m), self._present(m))
@@ -206,9 +207,11 @@ class SoftTokens(nn.Module):
 
     def plan(self, has: Sequence[str]) -> SlotPlan:
         """The soft tokens an item with these modalities gets."""
-        if self.config.fusion == "feature":
-            return ((ITEM, self.length(ITEM)),) if has else ()
-        return tuple((m, self.length(m)) for m in has)
+        key = tuple(has)
+        if key not in self._plans:
+            kinds = key if self.config.fusion != "feature" else (ITEM,) if key else ()
+            self._plans[key] = tuple((kind, self.length(kind)) for kind in kinds)
+        return self._plans[key]
 
     def length(self, kind: str) -> int:
         """Positions of one slot of a kind."""

@@ -54,7 +54,9 @@ def parse_history(value: Any) -> tuple[Event, ...]:
     """Events of a history cell, oldest first. Raises ValueError where it is not a list of ids or events."""
     events = []
     for one in _listed(value):
-        if isinstance(one, dict):
+        if isinstance(one, str):
+            events.append(Event(one.strip()))
+        elif isinstance(one, dict):
             extra = set(one) - {"item_id", "timestamp", "rating", "context", "review"}
             if "item_id" not in one or extra:
                 raise ValueError(f"expected item_id, timestamp and rating in a history entry, got {sorted(one)}")
