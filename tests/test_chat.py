@@ -6,6 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,13 +18,13 @@ from palate.chat import Chat
 from palate.chat.cards import cards
 from palate.chat.wishes import Wish, Wishes
 from palate.chat.words import stem
-from palate.data import Dataset
+from palate.data import Catalog, Dataset
+from palate.data.records import Records
 from palate.errors import RequestError
 from palate.recommender import Recommendation
 from palate.recommender.fields import profile
 from palate.recommender.filters import condition_test
 from palate.recommender.shelf import Shelf
-from palate.schema import Item
 
 FILMS = [
     ("Toy Story", "1995", "Animation Children's Comedy", "John Lasseter", "Tom Hanks, Tim Allen", "81 min"),
@@ -38,22 +40,18 @@ FILMS = [
 
 @pytest.fixture(scope="module")
 def wishes() -> Wishes:
-    class Films(dict[str, Item]):
-        """Just what a Shelf reads of a catalogue."""
+    class Films(Catalog):
+        """A catalogue that finds titles of the same two first letters alike."""
 
-        text_fields = ("year", "genres", "director", "actors", "runtime", "plot")
-        item_ids = tuple(f"m{n}" for n in range(len(FILMS)))
-
-        def find(self, title: str, k: int = 5) -> list[tuple[str, float]]:
+        def find(self, title: str, k: int = 5, cutoff: float = 0.6) -> list[tuple[str, float]]:
             return [(i, 0.7) for i, item in self.items() if item.title[:2].lower() == title[:2].lower()][:k]
 
-    films = Films()
-    for item_id, (title, year, genres, director, actors, runtime) in zip(Films.item_ids, FILMS, strict=True):
-        text = {"year": year, "genres": genres, "director": director, "actors": actors, "runtime": runtime}
-        films[item_id] = Item(item_id, title, {**text, "plot": f"A story about {title} that is told at length here."})
-    shelf = Shelf(films)  # type: ignore[arg-type]
-    for name in (*Films.text_fields, "title"):
-        shelf._columns[name] = [i.title if name == "title" else i.text[name] for i in films.values()]
+    rows = [(*film, f"A story about {film[0]} that is told at length here.") for film in FILMS]
+    names = ("title", "year", "genres", "director", "actors", "runtime", "plot")
+    columns = {n: pa.array(cells, pa.large_string()) for n, cells in zip(names, zip(*rows, strict=True), strict=True)}
+    records = Records(tuple(f"m{n}" for n in range(len(FILMS))), columns, np.arange(len(FILMS)), len(FILMS))
+    films = Films(records, "title", names[1:], {}, Path())
+    shelf = Shelf(films)
     return Wishes(shelf, profile(films.values()))
 
 

@@ -80,7 +80,7 @@ def test_itemknn_in_blocks_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     from palate.retrieve import itemknn
 
     wanted = fitted("itemknn", neighbours=4).scores([ints(1, 4)])
-    monkeypatch.setattr(itemknn, "BLOCK", 5)
+    monkeypatch.setattr(itemknn, "PAIRS", 5)
     np.testing.assert_allclose(fitted("itemknn", neighbours=4).scores([ints(1, 4)]), wanted, atol=1e-6)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -57,8 +58,9 @@ class _Collector:
 
     def __init__(self, spec: InteractionsSpec, item_index: Mapping[str, int], file: str, log: RejectLog) -> None:
         self.spec, self.item_index, self.file, self.log = spec, item_index, file, log
-        self.user_codes: dict[str, int] = {}
-        self.parts: list[tuple[Codes, Codes, NDArray[np.float64], Floats, Ints]] = []
+        self.items = pa.array(list(item_index), pa.large_string())
+        self.users: list[pa.DictionaryArray] = []
+        self.parts: list[tuple[Codes, NDArray[np.float64], Floats, Ints]] = []
 
     def add(self, chunk: Chunk) -> pa.Table:
         """Check a chunk and keep its good rows; returns their context columns."""
@@ -66,7 +68,7 @@ class _Collector:
         users, items = col.ids(_cells(table, spec.user)), col.ids(_cells(table, spec.item))
         times, bad_time = self._optional(table, spec.timestamp, col.times)
         ratings, bad_rating = self._optional(table, spec.rating, col.numbers)
-        known = _codes(items, self.item_index)
+        known = _codes(items, self.item_index, self.items)
         kept = np.ones(len(chunk.lines), dtype=bool)
         for name, bad, reason in (
             (spec.user, col.is_empty(users), "empty id"),
@@ -79,9 +81,9 @@ class _Collector:
             self._reject(chunk, name, kept & bad, reason)
             kept &= ~bad
         rows = pa.array(np.flatnonzero(kept))
-        codes = _grow(users.take(rows), self.user_codes)
+        self.users.append(users.take(rows).dictionary_encode())
         floats = ratings[kept].astype(np.float32)
-        self.parts.append((codes, known[kept], times[kept], floats, chunk.lines[kept]))
+        self.parts.append((known[kept], times[kept], floats, chunk.lines[kept]))
         return pa.table({c: col.text(_cells(table, c)).take(rows) for c in spec.kept})
 
     def _optional(self, table: pa.Table, name: str | None, parse: Any) -> tuple[NDArray[np.float64], Bools]:
@@ -112,8 +114,9 @@ def collect(
 ) -> EventTable:
     """Read and check the interaction table in chunks.
 
-    Numbers stay in memory (20 bytes an event); context text goes to the file `spill` where one is given and
-    is memory-mapped from there. Raises DataError for a missing column, TooManyRejects past the log's limit.
+    In memory stay 24 bytes an event and, once a chunk, the ids of its users; context text goes to the file `spill`
+    where one is given and is memory-mapped from there. Raises DataError for a missing column, TooManyRejects past the
+    log's limit.
     """
     collector = _Collector(spec, item_index, src.name, log)
     before = log.rows[src.name]
@@ -149,14 +152,13 @@ def _require_all(chunk: Chunk, file: str, spec: InteractionsSpec) -> None:
 
 def _ordered(collector: _Collector, context: pa.Table, file: str, log: RejectLog, before: int) -> EventTable:
     """Sort by user and time and take off duplicates."""
-    dtypes = (np.int32, np.int32, np.float64, np.float32, np.int64)
+    users, ids = _users(collector.users)
+    collector.users.clear()
+    dtypes = (np.int32, np.float64, np.float32, np.int64)
     empty = tuple(np.empty(0, dtype=d) for d in dtypes)
-    users, items, times, ratings, lines = (
-        np.concatenate(arrays) for arrays in zip(empty, *collector.parts, strict=True)
-    )
+    items, times, ratings, lines = (np.concatenate(arrays) for arrays in zip(empty, *collector.parts, strict=True))
     collector.parts.clear()
     order, twice = time_order(users, items, times)
-    ids = tuple(collector.user_codes)
     if twice.any():
         rows = np.sort(order[twice])
         item_ids = list(collector.item_index)
@@ -199,21 +201,29 @@ def _cells(table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
     return pa.nulls(table.num_rows, pa.large_string())
 
 
-def _codes(ids: pa.Array, index: Mapping[str, int]) -> Codes:
-    """int32 [rows]: each id's number, -1 where the index has none."""
+def _codes(ids: pa.Array, index: Mapping[str, int], known: pa.Array) -> Codes:
+    """int32 [rows]: each id's number, -1 where the index has none. known: the ids of the index, in its order.
+
+    Many ids at once are looked up by Arrow, which reads all of `known` first; a few in the index itself. Either way a
+    table of E events costs time in proportion to E and the size of the index, not to their product.
+    """
     coded = ids.dictionary_encode()
-    table = np.array([index.get(i, -1) for i in coded.dictionary.to_pylist()], dtype=np.int32)
+    if len(known) <= 8 * len(coded.dictionary):
+        found = pc.fill_null(pc.index_in(coded.dictionary, known), -1).to_numpy(zero_copy_only=False)
+        table: Codes = found.astype(np.int32)
+    else:
+        table = np.array([index.get(i, -1) for i in coded.dictionary.to_pylist()], dtype=np.int32)
     taken: Codes = table[coded.indices.to_numpy(zero_copy_only=False)]
     return taken
 
 
-def _grow(ids: pa.Array, known: dict[str, int]) -> Codes:
-    """int32 [rows]: each id's number; a new id gets the next one, in order of first appearance."""
-    coded = ids.dictionary_encode()
-    names = coded.dictionary.to_pylist()
-    table = np.array([known.setdefault(i, len(known)) for i in names], dtype=np.int32)
-    taken: Codes = table[coded.indices.to_numpy(zero_copy_only=False)]
-    return taken
+def _users(parts: list[pa.DictionaryArray]) -> tuple[Codes, tuple[str, ...]]:
+    """int32 [E], each event's user, and the users in order of first appearance."""
+    if not parts:
+        return np.empty(0, dtype=np.int32), ()
+    coded = pa.chunked_array(parts).unify_dictionaries()
+    codes = np.concatenate([c.indices.to_numpy(zero_copy_only=False) for c in coded.chunks]).astype(np.int32)
+    return codes, tuple(coded.chunk(0).dictionary.to_pylist())
 
 
 def gather(column: pa.ChunkedArray, rows: Ints) -> pa.Array:

@@ -60,6 +60,7 @@ def load(
     parts: dict[str, list[pa.Array]] = {}
     ids: list[pa.Array] = []
     lines: list[Ints] = []
+    before = 0
     before_rejects = log.rows[src.name]
     for n, chunk in enumerate(stream(src, log)):
         if n == 0:
@@ -68,16 +69,15 @@ def load(
         kept = _keep(chunk, src.name, id_column, title, log)
         rows = pa.array(np.flatnonzero(kept))
         ids.append(col.ids(_column(chunk, id_column)).take(rows))
-        before = sum(map(len, lines))
         for name in dict.fromkeys([*([title] if title else []), *names]):
             cells = col.titles(_column(chunk, name)) if name == title else col.text(_column(chunk, name))
-            # a JSON key may turn up late: the rows before it have nothing there
-            parts.setdefault(name, [_blank(before)] if before else []).append(cells.take(rows))
+            if name not in parts:  # a JSON key may turn up late: the rows before it have nothing there
+                parts[name] = [_blank(before)] if before else []
+            parts[name].append(cells.take(rows))
         lines.append(chunk.lines[kept])
-        for name, chunks in parts.items():
-            if sum(map(len, chunks)) < before + len(rows):
-                chunks.append(_blank(len(rows)))
-            parts[name] = chunks
+        before += len(rows)
+        for name in parts.keys() - {title, *names}:
+            parts[name].append(_blank(len(rows)))
     columns = {name: _concat(chunks) for name, chunks in parts.items()}
     records = _unique(src.name, id_column, _concat(ids), columns, lines, log)
     total = len(records) + log.rows[src.name] - before_rejects

@@ -28,6 +28,10 @@ KINDS: dict[str, tuple[Kind, str]] = {
     ".pq": ("parquet", ""),
 }
 BATCH = 65_536
+"""Rows of Parquet or Arrow read at a time, at least."""
+LONGEST = 1 << 20
+BATCH_BYTES = 16 << 20
+"""Narrow tables are read in longer batches: so many rows or bytes at most."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _arrow(src: TableSource) -> Iterator[tuple[pa.Table, Ints]]:
         known = set(file.schema_arrow.names)
         wanted = None if src.columns is None else [c for c in src.columns if c in known]
         empty = file.schema_arrow.empty_table()
-        batches = file.iter_batches(batch_size=BATCH, columns=wanted)
+        batches = file.iter_batches(batch_size=_batch(file.metadata), columns=wanted)
     row = 1
     for batch in batches:
         if batch.num_rows:
@@ -133,6 +137,12 @@ def _arrow(src: TableSource) -> Iterator[tuple[pa.Table, Ints]]:
             empty = None
     if empty is not None and row == 1:
         yield empty, np.empty(0, dtype=np.int64)
+
+
+def _batch(facts: pq.FileMetaData) -> int:
+    """Rows to read at a time: as many as make a good batch of bytes."""
+    size = sum(facts.row_group(n).total_byte_size for n in range(facts.num_row_groups))
+    return int(min(LONGEST, max(BATCH, BATCH_BYTES * facts.num_rows // max(1, size))))
 
 
 def column_names(src: TableSource) -> tuple[str, ...]:

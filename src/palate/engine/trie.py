@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from palate.errors import EmptyLegalSet, RequestError
 from palate.schema import Bools, Branch, Ints
 
 Index = NDArray[np.int32]
+PART = 16_384
+"""Titles written at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,26 @@ class Trie:
         return cls.from_flat(flat, indptr, item_ids)
 
     @classmethod
-    def from_branches(cls, branches: Sequence[Branch]) -> Trie:
-        """From the serializer's branches, one an item. Soft tokens cannot be generated and are refused."""
+    def from_branches(cls, branches: Iterable[Branch]) -> Trie:
+        """From the serializer's branches, one an item, looked at once: those of a large catalogue need never be all
+        in memory (see `in_parts`). Soft tokens cannot be generated and are refused.
+        """
+        flat, lengths, names, pending = list[Index](), list[int](), list[str](), list[Ints]()
         for branch in branches:
             if branch.slots:
                 raise RequestError(
                     f"item {branch.item_id!r}: expected a title of text tokens to generate, got one with "
                     "soft-token slots; leave the media out of the template's `answer`"
                 )
-        return cls.build([b.token_ids for b in branches], [b.item_id for b in branches])
+            pending.append(branch.token_ids)
+            lengths.append(len(branch.token_ids))
+            names.append(branch.item_id)
+            if len(pending) == PART:
+                flat.append(np.concatenate(pending).astype(np.int32))
+                pending.clear()
+        flat.append(np.concatenate([np.empty(0, dtype=np.int64), *pending]).astype(np.int32))
+        indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return cls.from_flat(np.concatenate(flat), indptr, names)
 
     @classmethod
     def from_flat(cls, tokens: NDArray[np.integer], indptr: Ints, item_ids: Sequence[str] = ()) -> Trie:
@@ -181,6 +194,12 @@ class View:
         high, ends = self.trie.high[nodes], self.trie.ends(nodes)
         found: Bools = high > ends if self.before is None else self.before[high] > self.before[ends]
         return found
+
+
+def in_parts(branches: Callable[[Sequence[str]], Iterable[Branch]], item_ids: Sequence[str]) -> Iterator[Branch]:
+    """The branches of all items, asked for in parts and forgotten again."""
+    for start in range(0, len(item_ids), PART):
+        yield from branches(item_ids[start : start + PART])
 
 
 def ragged(starts: NDArray[np.integer], stops: NDArray[np.integer]) -> tuple[Ints, Ints]:

@@ -2,17 +2,19 @@
 
 One folder per encoder fingerprint. It holds shards that are written whole, under a temporary name, and
 renamed into place; a shard is never changed afterwards. Readers list the folder, so no index can be out of
-step.
+step. Shards are memory-mapped, rows go from there straight to where they belong, and a table of more than
+`MAPPED` bytes is a memory-mapped file itself, so that vectors of a million items need no memory of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ from filelock import FileLock, Timeout
 
 from palate.features.encoders import Encoder
 from palate.features.problem import Problem
+from palate.features.rows import Table, ids_of
 from palate.features.sourced import content_keys
 from palate.schema import Bools, Features, Floats, Item
 
 MANY = 64
-"""Shards above which small ones are merged."""
+"""Small shards above which they are merged."""
+MERGED = 64_000_000
+"""Bytes from which a shard is no longer small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +62,25 @@ class FeatureStore:
         """
         settled = on_progress or (lambda _: None)
         keys, problems = content_keys(encoder, items)
-        wanted = {k for k in keys if k is not None}
-        vectors = self._read(encoder.fingerprint, wanted)
-        hits = sum(k in vectors for k in keys if k is not None)
-        settled(hits + sum(k is None for k in keys))
-        rows_of: dict[bytes, list[int]] = {}
-        for row, key in enumerate(keys):
-            if key is not None and key not in vectors:
-                rows_of.setdefault(key, []).append(row)
-        missing = list(rows_of)
+        table = Table(keys, self.folder)
+        hits = self._read(encoder.fingerprint, table)
+        settled(hits + int((table.codes < 0).sum()))
+        missing = table.missing()
         for start in range(0, len(missing), encoder.chunk):
             part = missing[start : start + encoder.chunk]
-            fresh, troubles = self._encode(encoder, part, rows_of, items)
+            fresh, troubles = self._encode(encoder, part, table, items)
             self._write(encoder.fingerprint, fresh)
-            vectors.update(fresh)
+            if fresh:
+                table.put([table.code[k] for k in fresh], np.stack(list(fresh.values())))
             problems += troubles
-            settled(sum(len(rows_of[k]) for k in part))
-        computed = sum(len(r) for k, r in rows_of.items() if k in vectors)
-        return Stored(_table(encoder, items, keys, vectors), problems, hits, computed)
+            settled(sum(len(table.rows_of(k)) for k in part))
+        features = table.features(encoder, ids_of(items))
+        return Stored(features, problems, hits, int(features.present.sum()) - hits)
 
     def _encode(
-        self, encoder: Encoder, keys: Sequence[bytes], rows_of: dict[bytes, list[int]], items: Sequence[Item]
+        self, encoder: Encoder, keys: Sequence[bytes], table: Table, items: Sequence[Item]
     ) -> tuple[dict[bytes, Floats], list[Problem]]:
-        firsts = [items[rows_of[k][0]] for k in keys]
+        firsts = [items[int(table.rows_of(k)[0])] for k in keys]
         encoded = encoder.encode(firsts)
         problems = list(encoded.problems)
         finite: Bools = np.asarray(np.isfinite(encoded.vectors).all(axis=1))
@@ -91,25 +92,27 @@ class FeatureStore:
                 problems.append(encoder.problem(firsts[n], "the encoder gave values that are not finite"))
         reasons = {p.item_id: p.reason for p in problems}
         for n, key in enumerate(keys):  # other items with the same bad file share its fate and its reason
-            for row in rows_of[key][1:]:
-                if key not in fresh and firsts[n].item_id in reasons:
+            if key not in fresh and firsts[n].item_id in reasons:
+                for row in table.rows_of(key)[1:].tolist():
                     problems.append(encoder.problem(items[row], reasons[firsts[n].item_id]))
         return fresh, problems
 
     # --- files ----------------------------------------------------------------------------------------
 
-    def _read(self, fingerprint: str, wanted: set[bytes]) -> dict[bytes, Floats]:
-        """Vectors of the wanted keys that are stored. A shard that vanished in a merge is read again."""
+    def _read(self, fingerprint: str, table: Table) -> int:
+        """Fill the table with what is stored; how many items that settles. A shard that vanished in a merge is read
+        again: its vectors are in another one.
+        """
         folder = self.folder / fingerprint
         for _ in range(5):
-            found: dict[bytes, Floats] = {}
             try:
                 for path in sorted(folder.glob("*.safetensors")):
-                    found.update(_read_shard(path, wanted))
-                return found
+                    with _damage(path):
+                        table.fill(*_mapped(path))
+                break
             except FileNotFoundError:
                 continue
-        return found
+        return int(table.present.sum())
 
     def _write(self, fingerprint: str, vectors: dict[bytes, Floats]) -> None:
         if not vectors:
@@ -117,7 +120,7 @@ class FeatureStore:
         folder = self.folder / fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         _write_shard(folder, vectors)
-        if len(list(folder.glob("*.safetensors"))) > MANY:
+        if len(_small(folder)) > MANY:
             self._merge(folder)
 
     def _merge(self, folder: Path) -> None:
@@ -126,10 +129,13 @@ class FeatureStore:
         try:
             with lock.acquire(timeout=0):
                 whole: dict[bytes, Floats] = {}
-                small = [p for p in sorted(folder.glob("*.safetensors")) if p.stat().st_size < 64_000_000]
+                small = _small(folder)
                 for path in small:
-                    whole.update(_read_shard(path, None))
-                _write_shard(folder, whole)
+                    with _damage(path):
+                        keys, vectors = _mapped(path)
+                        whole.update(zip(map(bytes, np.asarray(keys)), np.asarray(vectors), strict=True))
+                if whole:
+                    _write_shard(folder, whole)
                 for path in small:
                     path.unlink(missing_ok=True)
                 for stray in folder.glob("*.tmp"):  # left by a process that was killed
@@ -138,20 +144,6 @@ class FeatureStore:
                             stray.unlink()
         except Timeout:
             return
-
-
-def _table(
-    encoder: Encoder, items: Sequence[Item], keys: Iterable[bytes | None], vectors: dict[bytes, Floats]
-) -> Features:
-    width = len(next(iter(vectors.values()))) if vectors else encoder.width
-    table = np.zeros((len(items), width), dtype=np.float32)
-    present = np.zeros(len(items), dtype=bool)
-    for row, key in enumerate(keys):
-        if key is not None and key in vectors:
-            table[row] = vectors[key]
-            present[row] = True
-    ids = tuple(i.item_id for i in items)
-    return Features(encoder.modality, ids, table, present, encoder.fingerprint, encoder.tokens)
 
 
 def _write_shard(folder: Path, vectors: dict[bytes, Floats]) -> None:
@@ -168,20 +160,45 @@ def _write_shard(folder: Path, vectors: dict[bytes, Floats]) -> None:
     temporary.replace(folder / f"{name}.safetensors")
 
 
-def _read_shard(path: Path, wanted: set[bytes] | None) -> dict[bytes, Floats]:
-    """Key -> vector of one shard, of the wanted keys or of all. A damaged shard is named in a warning and
-    skipped.
-    """
-    from safetensors import SafetensorError, safe_open
+def _small(folder: Path) -> list[Path]:
+    """The shards worth merging. One that another process has merged meanwhile is none of them."""
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size < MERGED:
+                found.append(path)
+    return found
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """A damaged shard is named in a warning and skipped."""
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="numpy") as shard:
-            keys: Any = [k.tobytes() for k in shard.get_tensor("keys")]
-            rows = [n for n, k in enumerate(keys) if wanted is None or k in wanted]
-            vectors = shard.get_tensor("vectors") if rows else None
+        yield
     except SafetensorError as error:
         if not path.exists():
             raise FileNotFoundError(path) from None
         warnings.warn(f"{path}: damaged cache file, its vectors are computed again: {error}", stacklevel=2)
-        return {}
-    return {} if vectors is None else {keys[n]: vectors[n] for n in rows}
+
+
+def _mapped(path: Path) -> tuple[Any, Floats]:
+    """Keys uint8 [n, K] and vectors float32 [n, F] of one shard, memory-mapped.
+
+    The layout is that of safetensors: eight bytes that say how long the JSON header is, the header, the tensors. Raises
+    SafetensorError where the file is not whole.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy"):  # checks the header against the size of the file
+        pass
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+
+    def tensor(name: str, dtype: type) -> Any:
+        told = header[name]
+        return np.memmap(path, dtype, "r", 8 + length + told["data_offsets"][0], tuple(told["shape"]))
+
+    return tensor("keys", np.uint8), tensor("vectors", np.float32)

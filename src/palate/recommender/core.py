@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from palate import prompting
 from palate.config import PromptConfig
 from palate.data import Dataset
+from palate.engine.index import Kind
 from palate.engine.modes import Mode
 from palate.engine.prefix import PrefixCache
 from palate.engine.runner import Runner
 from palate.errors import BundleError, EmptyLegalSet, RequestError, did_you_mean
 from palate.model import Model, shared
 from palate.model.merge import Merge
-from palate.recommender import loading
+from palate.recommender import loading, ranking
 from palate.recommender import rerank as reranking
 from palate.recommender.fields import Field, profile, sampled
 from palate.recommender.filters import describe
@@ -125,6 +126,7 @@ class Recommender:
         base: str | None = None,
         layers: int | None = None,
         merge: Merge = "auto",
+        index: Kind = "exact",
     ) -> Self:
         """Load a bundle folder (or its name under adapters/), or an untuned base by its source.
 
@@ -133,7 +135,8 @@ class Recommender:
 
         data: data set folder; None takes the one the bundle was trained on, from ./data/NAME or fetched.
         base: another place to find the bundle's base. quantization, dtype, device, layers, merge: how the model
-        is held and computed, see `palate.model.bundle.load`. Raises BundleError, DataError, SourceError or ConfigError.
+        is held and computed, see `palate.model.bundle.load`. index: how mode `embedding` searches a huge catalogue, see
+        `palate.recommender.nearest`. Raises BundleError, DataError, SourceError or ConfigError.
         """
         targets, merge = loading.named(path, merge)
         metas = {name: loading.read_meta(target) for name, target in targets.items()}
@@ -145,6 +148,7 @@ class Recommender:
         dataset = loading.captioned(dataset, metas)
         rec = cls(loading.load_model(target, dataset, options), dataset, metas[name], name)
         rec._options = options
+        rec.ranker.use(index)
         for name, target in others:
             rec._add(name, target)
         return rec
@@ -177,6 +181,7 @@ class Recommender:
         model = shared.attach(self.model, target.bundle, items=self.shelf.item_ids, **how).model
         try:
             rec = type(self)(model, self.dataset, meta, name, next(iter(self.adapters.values())))
+            rec.ranker.use(self.ranker.index.kind if self.ranker.index else "exact")
             for item_id in self.shelf.added:
                 rec._learn(item_id, rec._encoders.encode(self.shelf[item_id]))
         except BaseException:
@@ -267,7 +272,7 @@ class Recommender:
         reranking.check(diversity, rerank)
         request = self.request(user, history, context)
         legal = self.legal(request, filters)
-        best = self.rank(request, legal, k, mode, pool).top(max(k, pool) if diversity else k)
+        best = ranking.best(self.rank(request, legal, k, mode, pool), max(k, pool) if diversity else k)
         if diversity:
             best = self.ranker.diverse(best, self.fields, diversity, rerank, k)
         return self.present(best, [e.item_id for e in request.history])

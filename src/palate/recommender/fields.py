@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from palate.recommender.filters import number
 from palate.schema import Item
 
@@ -60,9 +62,13 @@ def _parts(text: str, separator: str) -> tuple[str, ...]:
 
 
 def sampled(items: Mapping[str, Item], most: int = ITEMS) -> Iterator[Item]:
-    """At most `most` items, evenly spaced, so always the same."""
+    """About `most` items (fewer than twice as many), evenly spaced, so always the same."""
+    places = np.arange(0, len(items), max(1, len(items) // most))
+    rows = getattr(items, "rows", None)  # a catalogue or a shelf reads them in blocks
+    if rows is not None:
+        return iter(rows(places))
     ids = list(items)
-    return (items[i] for i in ids[:: max(1, len(ids) // most)])
+    return (items[ids[n]] for n in places.tolist())
 
 
 def profile(items: Iterable[Item]) -> dict[str, Field]:

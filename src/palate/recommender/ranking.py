@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from palate.engine import modes
+from palate.engine.index import Kind, check
 from palate.engine.modes.embedding import Embedding
 from palate.engine.modes.generate import Generate
 from palate.engine.runner import Runner
-from palate.engine.trie import Trie
+from palate.engine.trie import Trie, in_parts
 from palate.errors import ConfigError
 from palate.prompting import Serializer
 from palate.recommender.fields import Field
 from palate.recommender.fused import FUSED, Decision, Fused
 from palate.recommender.likeness import Alike, alike, by_vectors, label_field
+from palate.recommender.nearest import Nearest
 from palate.recommender.pool import Pool
 from palate.recommender.rerank import rerank
 from palate.recommender.shelf import Shelf
@@ -42,6 +44,17 @@ class Ranker:
         self.meta = meta or {}
         self._modes: dict[str, modes.Mode] = {}
         self._titles: Trie | None = None
+        self.index: Nearest | None = None
+
+    def use(self, index: Kind) -> None:
+        """Answer mode `embedding` from all scores ("exact"), or through an approximate index."""
+        check(index)
+        if index != "exact" and not self.runner.model.has_matching:
+            raise ConfigError(
+                f"index {index!r} serves mode 'embedding', and this model has no matching head; load a tuned adapter, "
+                "or leave index at 'exact'"
+            )
+        self.index = None if index == "exact" else Nearest(index)
 
     @property
     def default(self) -> str:
@@ -75,12 +88,16 @@ class Ranker:
     ) -> list[Scores]:
         """Scores of each request's legal items (bool [N] each) worth considering.
 
-        All of them in mode `embedding` (and `fused` with it), the beams' finds in `generate`, else at most `pool`
-        retrieved ones (in `letters` as many as fit one question). The requests are read in one go.
+        All of them in mode `embedding` (and `fused` with it; through an index the best max(k, pool) of `embedding`),
+        the beams' finds in `generate`, else at most `pool` retrieved ones (in `letters` as many as fit one question).
+        The requests are read in one go.
         """
         chosen = self.mode(mode)
         ids = self.shelf.item_ids
         if isinstance(chosen, Embedding):
+            if self.index is not None:
+                runner, serializer = self.runner, self.serializer
+                return self.index.top(chosen, runner, serializer, requests, legal, max(k, pool), ids)
             rows = chosen.catalogue_scores(self.runner, self.serializer, requests)
             return [_chosen(r, row, mask, ids) for r, row, mask in zip(requests, rows, legal, strict=True)]
         if isinstance(chosen, Generate):
@@ -103,7 +120,9 @@ class Ranker:
     def _trie(self, mode: Generate) -> Trie:
         """The catalogue's titles as a trie, built once and again when items were added."""
         if self._titles is None or len(self._titles.item_ids) != len(self.shelf):
-            self._titles = mode.trie(self.serializer, self.shelf.item_ids)
+            template, request = mode.template(self.serializer), Request("trie")
+            branches = in_parts(lambda ids: self.serializer.branches(template, request, ids), self.shelf.item_ids)
+            self._titles = Trie.from_branches(branches)
         return self._titles
 
     def diverse(
@@ -130,22 +149,28 @@ class Ranker:
                 "nothing tells how alike items are: the catalogue has no labels (such as genres) and the adapter no "
                 "item vectors; leave diversity at 0"
             )
-        vectors = self.item_vectors()[[self.shelf.index(i) for i in item_ids]]
+        vectors = self._unit([self.shelf.index(i) for i in item_ids])
         return by_vectors(vectors, np.ones(len(vectors), dtype=bool), "matching vectors")
 
     def item_vectors(self) -> Floats:
         """Unit matching vectors of every shelf item, float32 [N, E]. BundleError for an untuned base."""
-        mode = self.mode("embedding")
-        assert isinstance(mode, Embedding)
-        vectors = mode.item_vectors(self.runner).cpu().numpy()
+        return self._unit(slice(None))
+
+    def _unit(self, rows: Sequence[int] | slice) -> Floats:
+        """Unit matching vectors of some rows, float32 [n, E]."""
+        if self.index is not None:
+            vectors = np.asarray(self.index.vectors(self.runner.model)[rows])
+        else:
+            mode = self.mode("embedding")
+            assert isinstance(mode, Embedding)
+            vectors = mode.item_vectors(self.runner)[rows].cpu().numpy()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(norms, 1e-9), dtype=np.float32)
 
     def nearest(self, item_id: str, others: Sequence[str]) -> str:
         """The one of the others whose matching vector is most like the item's."""
-        vectors = self.item_vectors()
-        rows = [self.shelf.index(i) for i in others]
-        return others[int(np.argmax(vectors[rows] @ vectors[self.shelf.index(item_id)]))]
+        vectors = self._unit([self.shelf.index(i) for i in (item_id, *others)])
+        return others[int(np.argmax(vectors[1:] @ vectors[0]))]
 
 
 def _chosen(request: Request, row: Floats, legal: Bools, ids: Sequence[str]) -> Scores:
@@ -158,3 +183,13 @@ def _listed(request: Request, best: Sequence[tuple[str, float]]) -> Scores:
     """(item id, score) pairs as scores."""
     values = np.array([score for _, score in best], dtype=np.float32)
     return Scores(request.request_id, request.user_id, tuple(i for i, _ in best), values)
+
+
+def best(scores: Scores, k: int) -> list[tuple[str, float]]:
+    """`Scores.top`, with only what may be among the k best put in order: a whole catalogue takes seconds to sort."""
+    if len(scores.scores) > k:
+        cut = np.partition(scores.scores, len(scores.scores) - k)[len(scores.scores) - k]
+        near = np.flatnonzero(scores.scores >= cut)
+        ids = tuple(scores.item_ids[n] for n in near.tolist())
+        scores = Scores(scores.request_id, scores.user_id, ids, scores.scores[near])
+    return scores.top(k)

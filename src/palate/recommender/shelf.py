@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from palate.data import Catalog
 from palate.errors import RequestError, did_you_mean
-from palate.recommender.filters import condition_test
-from palate.schema import Bools, Item
+from palate.recommender.filters import Test, condition_test
+from palate.recommender.titlekeys import TitleIndex
+from palate.recommender.titlekeys import plain as plain
+from palate.schema import Bools, Ints, Item
 
 _YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
-_BRACKETS = re.compile(r"(?<=\S)\s*[(\[][^)\]]*[)\]]\s*$")
-_LEADING = re.compile(r"^(the|a|an|les|le|la|il|el|das|der|die) (?=\S)")
-_ARTICLE = re.compile(r"^(.*), (the|a|an|les|le|la|il|el|das|der|die)$")
 NEAR_IDS = 50_000
 """Near ids are sought among this many at most."""
-
-
-def plain(title: str) -> str:
-    """A title as people type it: folded case, no accents or punctuation, the article in front."""
-    folded = unicodedata.normalize("NFKD", title).casefold()
-    folded = "".join(c for c in folded if not unicodedata.combining(c)).strip()
-    if moved := _ARTICLE.match(folded):
-        folded = f"{moved[2]} {moved[1]}"
-    words = re.sub(r"[^\w\s]+", " ", folded.replace("'", "").replace("’", "").replace("&", " and "))
-    return " ".join(words.split()) or folded
-
-
-def _keys(title: str) -> set[str]:
-    """The ways a title may be typed: whole, without what stands in brackets, without its article."""
-    keys = {plain(title), plain(_BRACKETS.sub("", title))}
-    return keys | {stripped for k in keys if (stripped := _LEADING.sub("", k))}
 
 
 class Shelf(Mapping[str, Item]):
@@ -45,29 +31,37 @@ class Shelf(Mapping[str, Item]):
     def __init__(self, base: Catalog) -> None:
         self.base = base
         self._columns: dict[str, list[str]] = {}
+        self._coded: dict[str, tuple[NDArray[np.int32], pa.Array]] = {}
         self._added: dict[str, Item] = {}
-        self._ids = list(base)
+        self._place: dict[str, int] = {}  # of the added items: the catalogue has an index of its own
         self._frozen: tuple[str, ...] | None = None
-        self._place: dict[str, int] = {i: n for n, i in enumerate(self._ids)}
-        self._titles: dict[str, list[str]] | None = None
+        self._titles: TitleIndex | None = None
 
     def __getitem__(self, item_id: str) -> Item:
         return self._added[item_id] if item_id in self._added else self.base[item_id]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
+        return chain(self.base, self._added)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.base) + len(self._added)
 
     def __contains__(self, item_id: object) -> bool:
-        return item_id in self._place
+        return item_id in self.base or item_id in self._added
 
     @property
     def item_ids(self) -> tuple[str, ...]:
+        if not self._added:
+            return self.base.item_ids
         if self._frozen is None:
-            self._frozen = tuple(self._ids)
+            self._frozen = (*self.base.item_ids, *self._added)
         return self._frozen
+
+    def rows(self, places: Ints) -> Iterator[Item]:
+        """The items at these places (rising), the catalogue's read in blocks."""
+        known = places[places < len(self.base)]
+        added = list(self._added.values())
+        return chain(self.base.rows(known), (added[n - len(self.base)] for n in places[len(known) :].tolist()))
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -94,8 +88,7 @@ class Shelf(Mapping[str, Item]):
             self._columns[field] = cells
         cells = self._columns[field]
         for item_id in list(self._added)[len(cells) - len(self.base) :]:
-            item = self._added[item_id]
-            cells.append({"title": item.title, "item_id": item_id}.get(field, item.text.get(field, "")))
+            cells.append(_cell(self._added[item_id], field))
         return cells
 
     def mask(self, filters: Mapping[str, Any] | None) -> Bools:
@@ -110,19 +103,37 @@ class Shelf(Mapping[str, Item]):
                 continue
             if field not in (*self.fields, "title", "item_id"):
                 raise RequestError(f"no field of the catalogue is called {field!r}; {did_you_mean(field, self.fields)}")
-            test = condition_test(condition, field)
-            cells = self.column(field)
-            # many items share a text: each distinct one is put to the test once
-            passed = {text: test(text) for text in dict.fromkeys(cells)}
-            legal &= np.fromiter((passed[c] for c in cells), dtype=bool, count=len(cells))
+            legal &= self._passed(field, condition_test(condition, field))
         return legal
 
+    def _passed(self, field: str, test: Test) -> Bools:
+        """The items whose cell passes a test: many share a text, and each distinct one is put to the test once."""
+        codes, texts = self._codes(field)
+        passed = np.array([test(text) for text in texts.to_pylist()], dtype=np.bool_)
+        tail = np.array([test(_cell(item, field)) for item in self._added.values()], dtype=np.bool_)
+        return np.concatenate([passed[codes], tail])
+
+    def _codes(self, field: str) -> tuple[NDArray[np.int32], pa.Array]:
+        """A field of the catalogue's items as numbers, int32 [N], into its distinct texts: large_string."""
+        if field not in self._coded:
+            if field == "item_id":
+                cells = pa.array(self.base.item_ids, pa.large_string())
+            elif field == "title":
+                cells = self.base.titles
+            elif field in self.base.text_fields:
+                cells = self.base.records.columns[field]
+            else:
+                return np.zeros(len(self.base), dtype=np.int32), pa.array([""], pa.large_string())
+            coded = pc.fill_null(cells, "").dictionary_encode()
+            self._coded[field] = coded.indices.to_numpy(zero_copy_only=False), coded.dictionary
+        return self._coded[field]
+
     def index(self, item_id: str) -> int:
-        return self._place[item_id]
+        return self._place[item_id] if item_id in self._place else self.base.records.index[item_id]
 
     def check_new(self, item: Item) -> None:
         """Raise RequestError where an item cannot be added: its id is taken or its title empty."""
-        if item.item_id in self._place:
+        if item.item_id in self:
             raise RequestError(f"item id {item.item_id!r} is taken by {self[item.item_id].title!r}; choose another")
         if not item.title.strip():
             raise RequestError(f"item {item.item_id!r}: expected a title, got an empty text")
@@ -131,17 +142,15 @@ class Shelf(Mapping[str, Item]):
         """Add an item. Raises RequestError where its id is taken or its title empty."""
         self.check_new(item)
         self._added[item.item_id] = item
-        self._place[item.item_id] = len(self._ids)
-        self._ids.append(item.item_id)
+        self._place[item.item_id] = len(self) - 1
         self._frozen = None
         if self._titles is not None:
-            for key in _keys(item.title):
-                self._titles.setdefault(key, []).append(item.item_id)
+            self._titles.add(item.title, item.item_id)
 
     def new_id(self) -> str:
         """An id no item has."""
         n = len(self._added) + 1
-        while f"new-{n}" in self._place:
+        while f"new-{n}" in self:
             n += 1
         return f"new-{n}"
 
@@ -151,10 +160,9 @@ class Shelf(Mapping[str, Item]):
     def titles(self) -> Mapping[str, list[str]]:
         """Plain title -> ids of the items that carry it, in shelf order."""
         if self._titles is None:
-            self._titles = {}
-            for item_id, title in zip(self._ids, self.column("title"), strict=True):
-                for key in _keys(title):
-                    self._titles.setdefault(key, []).append(item_id)
+            self._titles = TitleIndex(self.base.titles, self.base.item_ids)
+            for item in self._added.values():
+                self._titles.add(item.title, item.item_id)
         return self._titles
 
     def lookup(self, text: str) -> str | None:
@@ -163,7 +171,7 @@ class Shelf(Mapping[str, Item]):
         Several items of one title: the first in catalogue order, or the one of the year given.
         """
         text = text.strip()
-        if text in self._place:
+        if text in self:
             return text
         if ids := self.titles.get(plain(text)):
             return ids[0]
@@ -190,14 +198,19 @@ class Shelf(Mapping[str, Item]):
 
     def check(self, item_id: str, what: str = "item") -> None:
         """Raise RequestError where the id is unknown, with the nearest id or the id of that title."""
-        if item_id in self._place:
+        if item_id in self:
             return
         if by_title := self.lookup(item_id):
             hint = f"items are named by id here: {self[by_title].title!r} has the id {by_title!r}"
         else:
-            names = [i for i in self._ids if i[:1] == item_id[:1]][:NEAR_IDS]
+            names = list(islice((i for i in self if i[:1] == item_id[:1]), NEAR_IDS))
             # numbers that look alike name nothing alike
             close = [] if item_id.isdigit() else get_close_matches(item_id, names, n=1, cutoff=0.6)
-            shown = ", ".join(map(repr, self._ids[:3]))
+            shown = ", ".join(map(repr, islice(self, 3)))
             hint = f"did you mean {close[0]!r}?" if close else f"ids look like {shown}"
         raise RequestError(f"unknown {what} {item_id!r}; {hint}")
+
+
+def _cell(item: Item, field: str) -> str:
+    """One field of an item as text; empty where it has none."""
+    return {"title": item.title, "item_id": item.item_id}.get(field, item.text.get(field, ""))
