@@ -215,18 +215,19 @@ def real(data: Dataset, where: str, adapter: Path, folder: Path, given: argparse
                         ours["score"].to_pylist(), strict=True))  # fmt: skip
         told = {
             "rows_per_second": summary["rows_per_second"], "seconds": summary["seconds"], "tokens": summary["tokens"],
-            "tokens_per_row": summary["tokens"] / summary["rows"], "mib_peak": max(seen),
+            "tokens_per_row": summary["tokens"] / summary["rows"], "mib_peak": max(seen, default=0),
         }  # fmt: skip
         for batch in given.batches:
             way = [str(source), "-a", str(adapter), "--data", where, "--mode", mode, "--batch", str(batch)]
             count = max(batch, given.sample // (8 if batch == 1 else 1))
             other = fresh("the datasets.map script", ["benchmarks.hf_batch", *way, "--rows", str(count)])
-            off = [abs(mine[r, i] - s) for r, i, s in other.pop("scores")]
+            pairs = np.array([(mine[r, i], s) for r, i, s in other.pop("scores")])
             told[f"datasets_map_batch_{batch}"] = {
                 **other,
                 "ratio": summary["rows_per_second"] / other["rows_per_second"],
-                "scores_differ_max": max(off),
-                "scores_differ_mean": float(np.mean(off)),
+                "scores_differ_mean": float(np.abs(pairs[:, 0] - pairs[:, 1]).mean()),
+                "scores_mean": float(pairs[:, 0].mean()),
+                "scores_correlation": float(np.corrcoef(pairs.T)[0, 1]),
             }
         found[mode] = told
         print(f"real, {mode}: {json.dumps(told)}", file=sys.stderr, flush=True)
