@@ -63,7 +63,7 @@ TYPES = st.tuples(st.sampled_from(IDS), st.sampled_from(IDS), st.sampled_from(LI
 
 
 @pytest.mark.usefixtures("small")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ROWS, TYPES, st.booleans(), st.booleans(), st.integers(1, 30))
 def test_a_plan_is_what_the_cutter_does(
     rows: list[Any], types: tuple[pa.DataType, ...], wide: bool, keyed: bool, group: int

@@ -63,16 +63,23 @@ def load(
     adapter: str | list[str], data: Path | None, quantization: str | None, device: str, dtype: str | None = None
 ) -> Recommender:
     """Load a recommender, with a spinner on a terminal. Several adapters: see `Adapters`."""
+    path, kind, number = checked(adapter, quantization, dtype)
+    from palate.recommender import Recommender
+
+    with spinner(f"loading {path if isinstance(path, str) else ', '.join(path)}"):
+        return Recommender.load(path, data=data, quantization=kind, device=device, dtype=number)
+
+
+def checked(
+    adapter: str | list[str], quantization: str | None, dtype: str | None
+) -> tuple[str | dict[str, str], Quantization | None, Dtype | None]:
+    """What `Recommender.load` takes, from options. Raises ConfigError."""
     for option, value, choices in (("--quantization", quantization, QUANTIZATIONS), ("--dtype", dtype, DTYPES)):
         if value is not None and value not in choices:
             known = f"{', '.join(choices[:-1])} or {choices[-1]}"
             raise ConfigError(f"{option}: expected {known}, got {value!r}; {did_you_mean(value, choices)}")
-    from palate.recommender import Recommender
-
-    kind, number = cast("Quantization | None", quantization), cast("Dtype | None", dtype)
     path = adapter if isinstance(adapter, str) else _named(adapter)
-    with spinner(f"loading {path if isinstance(path, str) else ', '.join(path)}"):
-        return Recommender.load(path, data=data, quantization=kind, device=device, dtype=number)
+    return path, cast("Quantization | None", quantization), cast("Dtype | None", dtype)
 
 
 def _named(adapters: Sequence[str]) -> str | dict[str, str]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palate.apps.shared import Adapters, AsJson, Data, Device, Precision, Quantize, load, print_json
-from palate.errors import ConfigError
+from palate.apps.shared import Adapters, AsJson, Data, Device, Precision, Quantize, checked, load, print_json
+from palate.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from palate.apps.scoring import Summary
+    from palate.apps.scoring import Job, Summary
 
 HELP = """Score the candidates of tables: Parquet, CSV or JSON lines, in and out; files, folders, globs or URLs.
 
@@ -20,7 +20,7 @@ history, context, candidates); a history of its own makes any user scorable. Wit
 adapter says which one answers; empty for the first. The output has request_id, user_id, item_id, score and rank.
 
 Work is kept as it is done: after a crash the same command with --resume goes on. On several devices:
-accelerate launch -m palate.score ... with the same arguments.
+accelerate launch -m palate.score ... with the same arguments; on many machines: --engine ray.
 
 Example: palate score candidates.csv --data data/ml-100k -a adapters/ml-100k -o scores.parquet
 """
@@ -72,12 +72,22 @@ def score(
     quantization: Quantize = None,
     dtype: Precision = None,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", help="local, or ray: workers of a Ray cluster (RAY_ADDRESS) or of this machine.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With --engine ray; by default one a GPU, or a few cores.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     from palate.apps.candidates import precheck
     from palate.apps.scoring import Job, Share, score_file
     from palate.apps.scoring.watch import watch
 
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"--engine: expected local or ray, got {engine!r}; {did_you_mean(engine, ('local', 'ray'))}")
+    if workers is not None and engine != "ray":
+        raise ConfigError("--workers goes with --engine ray; several devices without it: accelerate launch")
     if resume and restart:
         raise ConfigError("--resume and --restart: expected one of them; --restart throws the unfinished run away")
     precheck(*candidates)
@@ -94,12 +104,33 @@ def score(
         restart=restart,
         work=work,
     )
+    if engine == "ray":
+        _tell(_on_ray(job, adapter, data, quantization, dtype, device, workers), as_json)
+        return
     share = Share.of_environment()
     rec = load(adapter, data, quantization, share.device(device), dtype)
     with watch(share) as show:
         summary = score_file(rec, job, show, share)
     if summary.finished:
         _tell(summary, as_json)
+
+
+def _on_ray(
+    job: Job,
+    adapter: list[str],
+    data: Path | None,
+    quantization: str | None,
+    dtype: str | None,
+    device: str,
+    workers: int | None,
+) -> Summary:
+    from palate.apps.scoring import Share
+    from palate.apps.scoring.ray import Loading, score_on_ray
+    from palate.apps.scoring.watch import watch
+
+    path, kind, number = checked(adapter, quantization, dtype)
+    with watch(Share()) as show:
+        return score_on_ray(Loading(path, str(data) if data else None, kind, number, device), job, show, workers)
 
 
 def _tell(summary: Summary, as_json: bool) -> None:
