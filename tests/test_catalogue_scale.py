@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from facade import tiny_bundle
 from palate import itemitem
+from palate.chat.terms import Terms, terms
 from palate.data import Catalog, Dataset, events, import_dataset, records, titles
 from palate.data import catalog as catalog_module
 from palate.data.records import Records
@@ -418,3 +419,24 @@ def test_growth_is_the_power_between_the_largest_sizes() -> None:
     assert catalogue.planned(["store-read"]) == ["make", "import-parquet", "store", "store-read"]
     with pytest.raises(SystemExit):
         catalogue.main(["--only", "flters"])
+
+
+# --- chat -------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text("ab 李影'-1", max_size=12), max_size=12), st.integers(0, 12))
+@settings(deadline=None)
+def test_terms_are_those_of_each_text(texts: list[str], later: int) -> None:
+    cut = max(0, len(texts) - later)
+    index = Terms(texts[:cut])
+    for text in texts[cut:]:
+        index.add(text)
+    wanted: dict[str, list[int]] = {}
+    for n, text in enumerate(texts):
+        for term in set(terms(text)):
+            wanted.setdefault(term, []).append(n)
+    assert {term: index.rows(term).tolist() for term in wanted} == wanted
+    assert index.count == len(texts)
+    assert all(term in index for term in wanted)
+    assert "none" not in index
+    assert index.rows("none").tolist() == []

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from palate import features, sources
-from palate.chat.words import WORD, stem
+from palate.chat.terms import Terms, terms
+from palate.chat.words import stem
 from palate.config import EncoderConfig
 from palate.errors import FeatureError, SourceError
 from palate.features.encoders import Encoder, build
@@ -22,13 +23,6 @@ ENCODER = "all-minilm-l6-v2"
 
 
 _LATIN = re.compile(r"[A-Za-z]{2}")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
-
-
-def _terms(text: str) -> list[str]:
-    """Word stems; of Chinese, which sets no spaces, every pair of neighbouring characters."""
-    terms = [stem(w) for w in WORD.findall(text)]
-    return terms + [run[n : n + 2] for run in _HAN.findall(text) for n in range(max(1, len(run) - 1))]
 
 
 class TextMatch:
@@ -46,8 +40,7 @@ class TextMatch:
         self._dense = dense
         self._tables = tables
         self._kept: Floats | None = None
-        self._index: dict[str, list[int]] = {}
-        self._indexed = -1
+        self._index: Terms | None = None
 
     @cached_property
     def encoder(self) -> Encoder | None:
@@ -73,36 +66,46 @@ class TextMatch:
 
     def holds(self, word: str) -> bool:
         """Does any item's text hold a word of this stem?"""
-        return stem(word) in self._postings
+        return stem(word) in self._terms
 
     def _vectors(self) -> Floats:
         """Unit vectors of all items, float32 [N, F]: those at hand, and the rest from the feature cache."""
         if self._kept is None or len(self._kept) != len(self.shelf):
             assert self.encoder is not None
-            found = self._at_hand(self.encoder.fingerprint)
-            if missing := [item for item in self.shelf.values() if item.item_id not in found]:
-                computed = features.compute(missing, None, {"text": EncoderConfig()}).tables["text"]
-                found |= zip(computed.item_ids, computed.vectors, strict=True)
-            vectors = np.stack([found[i] for i in self.shelf]).astype(np.float32)
-            self._kept = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+            known = self._at_hand(self.encoder.fingerprint)
+            ids = self.shelf.item_ids
+            have = np.zeros(len(ids), dtype=bool)
+            vectors: Floats | None = None
+            if known is not None:
+                vectors = np.zeros((len(ids), known.width), dtype=np.float32)
+                rows = [n for n, i in enumerate(known.item_ids) if known.present[n] and i in self.shelf]
+                places = np.array([self.shelf.index(known.item_ids[n]) for n in rows], dtype=np.int64)
+                vectors[places] = known.vectors[rows]
+                have[places] = True
+            missing = np.flatnonzero(~have)
+            if len(missing):
+                items = list(self.shelf.rows(missing))
+                computed = features.compute(items, None, {"text": EncoderConfig()}).tables["text"].vectors
+                if vectors is None:
+                    vectors = np.zeros((len(ids), computed.shape[1]), dtype=np.float32)
+                vectors[missing] = computed
+            assert vectors is not None
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+            self._kept = vectors
         return self._kept
 
-    def _at_hand(self, fingerprint: str) -> dict[str, Floats]:
+    def _at_hand(self, fingerprint: str) -> Features | None:
+        """The adapter's own table of texts, where the same encoder made it."""
         known = self._tables().get("text") if self._tables is not None else None
-        if known is None or known.fingerprint != fingerprint:
-            return {}
-        rows = zip(known.item_ids, known.vectors, known.present, strict=True)
-        return {i: row for i, row, present in rows if present and i in self.shelf}
+        return known if known is not None and known.fingerprint == fingerprint else None
 
     @property
-    def _postings(self) -> dict[str, list[int]]:
-        if self._indexed != len(self.shelf):
-            self._index = {}
-            for n, item in enumerate(self.shelf.values()):
-                text = " ".join([item.title, *item.text.values()])
-                for word in set(_terms(text)):
-                    self._index.setdefault(word, []).append(n)
-            self._indexed = len(self.shelf)
+    def _terms(self) -> Terms:
+        if self._index is None:
+            self._index = Terms(_text(item) for item in self.shelf.values())
+        if self._index.count < len(self.shelf):
+            for item_id in self.shelf.item_ids[self._index.count :]:
+                self._index.add(_text(self.shelf[item_id]))
         return self._index
 
     def _lexical(self, query: str) -> Floats:
@@ -110,9 +113,13 @@ class TextMatch:
         total = len(self.shelf)
         out = np.zeros(total, dtype=np.float32)
         weight = 0.0
-        for word in Counter(_terms(query)):
-            rows = self._postings.get(word, [])
+        for word in Counter(terms(query)):
+            rows = self._terms.rows(word)
             idf = math.log((1 + total) / (1 + len(rows)))
             out[rows] += idf
             weight += idf
         return out / weight if weight else out
+
+
+def _text(item: Item) -> str:
+    return " ".join([item.title, *item.text.values()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -82,6 +82,10 @@ class Catalog(Mapping[str, Item]):
     def rows(self, places: Ints | None = None) -> Rows:
         """The items at these places (None: all, in file order), which are not made before they are looked at."""
         return Rows(self, places)
+
+    def values(self) -> ValuesView[Item]:
+        """The items in file order, read in blocks."""
+        return Items(self)
 
     def _block(self, places: Ints) -> Iterator[Item]:
         """Items of some rows, read column by column: several times as fast as one by one."""
@@ -249,3 +253,10 @@ class Rows(Sequence[Item]):
             stop = min(start + ROWS, len(self))
             places = np.arange(start, stop) if self._places is None else self._places[start:stop]
             yield from self._catalog._block(places)
+
+
+class Items(ValuesView[Item]):
+    """The values of a mapping that has `rows`, as a catalogue does: read in blocks, not one by one."""
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._mapping.rows(np.arange(len(self))))  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, ValuesView
 from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from palate.data import Catalog
+from palate.data.catalog import Items
 from palate.errors import RequestError, did_you_mean
 from palate.recommender.filters import Test, condition_test
 from palate.recommender.titlekeys import TitleIndex
@@ -62,6 +63,10 @@ class Shelf(Mapping[str, Item]):
         known = places[places < len(self.base)]
         added = list(self._added.values())
         return chain(self.base.rows(known), (added[n - len(self.base)] for n in places[len(known) :].tolist()))
+
+    def values(self) -> ValuesView[Item]:
+        """The items in shelf order, read in blocks."""
+        return Items(self)
 
     @property
     def added(self) -> tuple[str, ...]:
