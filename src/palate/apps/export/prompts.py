@@ -123,6 +123,13 @@ class Asker:
             tuple(tuple(b.slots) for b in branches),
         )
 
+    def sequence(self, history: Sequence[str | Event], context: Mapping[str, str] | None = None) -> Question:
+        """The prompt of mode `embedding`, without candidates or labels; its last hidden state goes to MatchingHead."""
+        events = tuple(h if isinstance(h, Event) else Event(self.shelf.find(h)) for h in history)
+        request = Request("ask", history=events, context=dict(context or {}))
+        prompt = self.serializer.prompt(prompting.chosen("sequence", self.config), request, ())
+        return Question((), prompt.token_ids, (), (), tuple(prompt.slots), ())
+
     def embeds(self, question: Question) -> list[Floats]:
         """What the model reads of each candidate, as embeddings: float32 [T, D], soft tokens in their slots."""
         prompt = self._filled(question.prompt, question.slots)
