@@ -132,6 +132,7 @@ def test_a_hub_source_is_a_bundle_or_a_base(here: Hub, tiny_base: Path) -> None:
         loading.resolve("hub:shop/nothing")
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own use of its client
 def test_a_public_repository_is_not_pushed_to_by_default(bundle: Path, here: Hub) -> None:
     here.put("shop/open", bundle)
     before = dict(here.repositories["shop/open"].branches)

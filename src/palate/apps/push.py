@@ -233,6 +233,7 @@ def _telling(repository: str) -> Iterator[None]:
 
 
 def _first(error: BaseException, token: str | None) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    cause = error.__cause__ or error  # the client wraps what went wrong with one file in an error that names it alone
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = lines[0] if lines else type(cause).__name__
     return text.replace(token, "***") if token else text
