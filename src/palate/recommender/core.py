@@ -181,7 +181,8 @@ class Recommender:
         model = shared.attach(self.model, target.bundle, items=self.shelf.item_ids, **how).model
         try:
             rec = type(self)(model, self.dataset, meta, name, next(iter(self.adapters.values())))
-            rec.ranker.use(self.ranker.index.kind if self.ranker.index else "exact")
+            if found := self.ranker.index:
+                rec.ranker.use(found.kind, found.probes)
             for item_id in self.shelf.added:
                 rec._learn(item_id, rec._encoders.encode(self.shelf[item_id]))
         except BaseException:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from palate.engine.index import Index, Kind
+from palate.engine.index import PROBES, Index, Kind
 from palate.engine.modes.embedding import Embedding
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
@@ -53,8 +53,8 @@ class _Held:
 class Nearest:
     """An index of the matching vectors of one model's items, built when first asked and when the model changes."""
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
+    def __init__(self, kind: Kind, probes: int = PROBES) -> None:
+        self.kind, self.probes = kind, probes
         self._kept: ModelCache[_Held] = ModelCache()
         self._last: _Held | None = None
 
@@ -113,7 +113,7 @@ class Nearest:
                 for start in range(0, cut, BLOCK)
             ):
                 return _Held(last.index, Index.build(vectors[cut:]))
-        return _Held(Index.build(vectors, self.kind), None)
+        return _Held(Index.build(vectors, self.kind, self.probes), None)
 
 
 def vectors_of(model: Model) -> Floats:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from palate.engine import modes
-from palate.engine.index import Kind, check
+from palate.engine.index import PROBES, Kind, check
 from palate.engine.modes.embedding import Embedding
 from palate.engine.modes.generate import Generate
 from palate.engine.runner import Runner
@@ -46,15 +46,15 @@ class Ranker:
         self._titles: Trie | None = None
         self.index: Nearest | None = None
 
-    def use(self, index: Kind) -> None:
-        """Answer mode `embedding` from all scores ("exact"), or through an approximate index."""
+    def use(self, index: Kind, probes: int = PROBES) -> None:
+        """Answer mode `embedding` from all scores ("exact"), or through an approximate index; `probes`: see there."""
         check(index)
         if index != "exact" and not self.runner.model.has_matching:
             raise ConfigError(
                 f"index {index!r} serves mode 'embedding', and this model has no matching head; load a tuned adapter, "
                 "or leave index at 'exact'"
             )
-        self.index = None if index == "exact" else Nearest(index)
+        self.index = None if index == "exact" else Nearest(index, probes)
 
     @property
     def default(self) -> str:

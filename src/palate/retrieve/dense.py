@@ -11,6 +11,8 @@ from palate.retrieve import Retriever, positive
 from palate.retrieve._history import history_matrix
 from palate.schema import Bools, Features, Floats, Interactions, Ints
 
+BLOCK = 16_384
+"""Rows copied or scaled at a time."""
 MISSING = -1.0
 """Score of an item without a vector: the lowest cosine, so that it never borrows another item's."""
 
@@ -39,22 +41,32 @@ class Dense(Retriever):
         if self.modality is not None and self.modality not in features:
             raise FeatureError(f"no features of modality {self.modality!r}; {did_you_mean(self.modality, features)}")
         chosen = sorted(features) if self.modality is None else [self.modality]
-        parts = [self._table(features[m]) for m in chosen]
-        vectors = np.concatenate([v for v, _ in parts], axis=1)
-        self.present: Bools = np.any([p for _, p in parts], axis=0)
-        self.vectors: Floats = _unit(vectors)
+        shape = (len(self.item_ids), sum(features[m].width for m in chosen))
+        # the only array of that size: it is filled and scaled in its place, side by side
+        self.vectors: Floats = np.zeros(shape, dtype=np.float32)
+        self.present: Bools = np.zeros(len(self.item_ids), dtype=bool)
+        start = 0
+        for m in chosen:
+            stop = start + features[m].width
+            self.present |= self._fill(self.vectors[:, start:stop], features[m])
+            start = stop
+        _scale(self.vectors)
 
-    def _table(self, table: Features) -> tuple[Floats, Bools]:
-        """One modality in the catalogue's order: unit rows float32 [N, F] and present bool [N]."""
+    def _fill(self, out: Floats, table: Features) -> Bools:
+        """One modality in the catalogue's order as unit rows, into `out` (zeros float32 [N, F]); present bool [N]."""
         at = {item_id: n for n, item_id in enumerate(table.item_ids)}
         rows = np.array([at.get(i, -1) for i in self.item_ids], dtype=np.int64)
         present = np.zeros(len(rows), dtype=bool)
         present[rows >= 0] = table.present[rows[rows >= 0]]
-        vectors = np.zeros((len(rows), table.width), dtype=np.float32)
-        vectors[present] = table.vectors[rows[present]]
-        if self.centre and present.sum() > 1:
-            vectors[present] -= vectors[present].mean(axis=0)
-        return _unit(vectors), present
+        places = np.flatnonzero(present)
+        for start in range(0, len(places), BLOCK):
+            some = places[start : start + BLOCK]
+            out[some] = table.vectors[rows[some]]
+        if self.centre and len(places) > 1:
+            mean = out.sum(axis=0) / np.float32(len(places))  # rows that are not present are zero
+            np.subtract(out, mean, out=out, where=present[:, None])
+        _scale(out)
+        return present
 
     def _scores(self, histories: Sequence[Ints]) -> Floats:
         weights = history_matrix(histories, len(self.item_ids), self.recency)
@@ -71,3 +83,9 @@ def _unit(rows: Floats) -> Floats:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Floats = (rows / np.where(norms > 0, norms, 1.0)).astype(np.float32)
     return unit
+
+
+def _scale(rows: Floats) -> None:
+    """`_unit` in place."""
+    for start in range(0, len(rows), BLOCK):
+        rows[start : start + BLOCK] = _unit(rows[start : start + BLOCK])
