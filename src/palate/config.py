@@ -12,6 +12,10 @@ from palate.errors import ConfigError, did_you_mean
 from palate.schema import Dtype, Quantization
 
 
+MAX_TOLD = 20
+"""Mistakes of one file that an error lists."""
+
+
 class Config(BaseModel):
     """Base of every config: frozen, and strict about unknown keys."""
 
@@ -25,7 +29,9 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError("\n".join(f"{where}: {_explain(cls, e)}" for e in error.errors())) from None
+            told = [f"{where}: {_explain(cls, e)}" for e in error.errors()[:MAX_TOLD]]
+            more = [f"and {error.error_count() - MAX_TOLD} more"] if error.error_count() > MAX_TOLD else []
+            raise ConfigError("\n".join([*told, *more])) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -33,17 +39,71 @@ class Config(BaseModel):
         return cls.parse(read_yaml(path), str(path))
 
 
+MAX_YAML = 1_000_000
+"""Bytes of a YAML file; what is written by hand is a thousandth of it."""
+MAX_NODES, MAX_DEPTH = 100_000, 50
+"""Values of a YAML file, those that an alias repeats counted again, and how deep they may be nested."""
+
+
 def read_yaml(path: str | Path) -> Any:
-    """Parse a YAML file with the safe loader; a missing or malformed file is a ConfigError."""
+    """Parse a YAML file with the safe loader; a missing, malformed or monstrous file is a ConfigError."""
     path = Path(path)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_YAML + 1)
+        if len(data) > MAX_YAML:
+            raise ConfigError(f"{path}: expected a YAML file of at most {MAX_YAML:,} bytes, got more")
+        return _parsed(data.decode("utf-8-sig"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"expected a YAML file at {path}, found nothing there") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply; expected at most {MAX_DEPTH} levels") from None
+
+
+def _parsed(text: str, where: str) -> Any:
+    """A YAML text's value. Its size is known before anything is made of it: aliases may repeat aliases."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        size, depth = _extent(node, {}, where)
+        if size > MAX_NODES or depth > MAX_DEPTH:
+            raise ConfigError(
+                f"{where}: expected at most {MAX_NODES:,} values, nested at most {MAX_DEPTH} deep, got {size:,} values "
+                f"(those behind aliases counted each time), {depth} deep"
+            )
+        try:
+            return loader.construct_document(node)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # of a 13th month, an empty !!int and their like the constructors raise anything
+            raise ConfigError(f"{where}: a value is not what its form or tag promises: {error}; quote it") from None
+    finally:
+        loader.dispose()
+
+
+def _extent(node: yaml.Node, known: dict[int, tuple[int, int]], where: str) -> tuple[int, int]:
+    """How many values a node stands for, and how deep they are nested."""
+    if id(node) not in known:
+        known[id(node)] = (0, 0)  # being looked at
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [c for part in parts for c in (part if isinstance(part, tuple) else (part,))]
+        extents = [_extent(child, known, where) for child in children]
+        known[id(node)] = 1 + sum(n for n, _ in extents), 1 + max((d for _, d in extents), default=0)
+    elif known[id(node)] == (0, 0):
+        raise ConfigError(f"{where}: an anchor stands inside what it names; expected values that end")
+    return known[id(node)]
+
+
+def shown(value: Any, most: int = 200) -> str:
+    """A value in an error text: its start, however large it is."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _explain(cls: type[BaseModel], error: Any) -> str:
@@ -54,7 +114,7 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
         return f"unknown key {key!r}; {did_you_mean(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"key {key!r} is required and missing"
-    return f"key {key!r}: {error['msg'].lower()}, got {error['input']!r}"
+    return f"key {key!r}: {error['msg'].lower()}, got {shown(error['input'])}"
 
 
 def _fields(cls: Any, path: tuple[Any, ...]) -> list[str]:
@@ -79,17 +139,20 @@ class EncoderConfig(Config):
     source: str | None = None
     """Model source (alias, hub:, path:, pypi:); None takes the plug-in's embedded default."""
     options: dict[str, Any] = {}
+    """Options of the plug-in."""
 
 
 class CaptionConfig(Config):
     """One text field written from a medium: which captioner plug-in reads it, from which weights."""
 
     captioner: str = "labels"
+    """Plug-in name."""
     medium: str | None = None
     """Which of an item's media to read; None takes what the captioner is made for."""
     source: str | None = None
     """Model source (alias, hub:, path:, pypi:); None takes the captioner's embedded default, if it has one."""
     options: dict[str, Any] = {}
+    """Options of the plug-in."""
 
 
 # --- prompting --------------------------------------------------------------------------------------
@@ -99,13 +162,22 @@ class PromptConfig(Config):
     """Which templates, in which language, within which token budget."""
 
     language: str = "en"
+    """Folder of prompts/ that the templates come from."""
     max_tokens: int = Field(768, ge=32)
+    """Of one prompt; where it would be longer, the oldest history goes first."""
     max_history: int = Field(32, ge=0)
     """History items a text prompt shows at most."""
     max_sequence: int = Field(128, ge=1)
     """History items a soft-token sequence (embedding mode) shows at most."""
     max_field_chars: int = Field(300, ge=8)
     """Any one text field is cut to this many characters."""
+    max_title_chars: int | None = Field(None, ge=8)
+    """A title is cut to this many characters, so that a long one cannot argue; None: to max_field_chars."""
+    quote_titles: bool = False
+    """Titles stand between quotation marks that nothing in them can close, except where a title is the answer."""
+    calibration: float = Field(0.0, ge=0, le=1)
+    """How much of a candidate's score without any history modes likelihood, yes_no and letters take away from its
+    score, from 0 to 1: what its text gains from every user alike. See docs/results/attacks.md."""
     templates: dict[str, str] = {}
     """Shipped template -> the one to use in its place, such as next_item: next_item_reviews."""
     context: tuple[Literal["time_of_day", "weekday", "season"], ...] = ()
@@ -130,17 +202,22 @@ class LoraConfig(Config):
     """Low-rank adaptation (Hu et al., 2021) of the base's linear layers."""
 
     rank: int = Field(8, ge=1)
+    """Width of the two matrices beside each linear layer."""
     alpha: int = Field(16, ge=1)
+    """The update is scaled by alpha / rank."""
     dropout: float = Field(0, ge=0, lt=1)
     """On a CPU any dropout here costs a third of the training speed: a mask for each adapted linear."""
     targets: str | list[str] = "all-linear"
+    """Which layers, as peft names them."""
 
 
 class ModelConfig(Config):
     """Base model, quantization, LoRA and the soft tokens."""
 
     base: str = "smollm2-135m-instruct"
+    """Model source: a short name (`palate models`), hub:, path: or pypi:."""
     quantization: Quantization = "none"
+    """How the frozen base is held."""
     dtype: Dtype = "auto"
     """auto: bfloat16 where the device multiplies it natively, else float32."""
     layers: int | None = Field(None, ge=1)
@@ -173,10 +250,15 @@ class TasksConfig(Config):
     """
 
     embedding: float = Field(1.0, ge=0)
+    """The next item, by its vector, at every place of a history."""
     next_title: float = Field(0.25, ge=0)
+    """The next item, by its title."""
     yes_no: float = Field(0.25, ge=0)
+    """Whether an item comes next."""
     letters: float = Field(0.25, ge=0)
+    """Which of a shuffled list comes next, by its letter."""
     rating: float = Field(0.25, ge=0)
+    """The rating of one item."""
     rated: float = Field(0.0, ge=0)
     """The rating of every item of a whole history, given the others: one example for each user with ratings."""
 
@@ -206,7 +288,9 @@ class TrainConfig(Config):
     """An adapter to go on from (a warm start): its weights in the place of fresh ones."""
     tasks: TasksConfig = TasksConfig()
     epochs: float = Field(5, gt=0)
+    """Passes over the task mixture; the learning rate falls over their length."""
     max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps at most; None lets `epochs` alone decide."""
     until: float | None = Field(None, gt=0)
     """Stop after this many epochs of the schedule that `epochs` sets; a later run may go on from there."""
     skip: float = Field(0.0, ge=0, lt=1)
@@ -220,20 +304,26 @@ class TrainConfig(Config):
     projector_lr: float = Field(1e-3, gt=0)
     """Peak rate of projectors and matching head."""
     weight_decay: float = Field(0.01, ge=0)
+    """Of AdamW."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of all steps spent warming up; cosine decay to a tenth follows."""
     clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradients of one step."""
     seed: int = 1
+    """Of everything random in training: weights, draws of examples, dropout."""
     task_weights: dict[str, float] = {}
     """Loss weight per task; 1 where absent."""
     teacher: TeacherConfig | None = None
     checkpoint_every: int = Field(100, ge=1)
+    """Steps between checkpoints; a signal saves one as well."""
     validate_every: int = Field(0, ge=0)
     """Steps between validations; 0 means once an epoch."""
     validate_users: int = Field(943, ge=0)
+    """Users a validation asks, a seeded draw."""
     patience: int = Field(3, ge=1)
     """Validations without a better NDCG@10 before training stops early."""
     gradient_checkpointing: bool = False
+    """Compute activations twice to hold fewer: slower, with less memory."""
     protocol: str = "loo-full"
     """What training must not see, and what validation asks: loo-full, temporal, cold-items or cold-users, which keep
     whole items or users out, or rating, which keeps a share of all ratings out; options as for `--protocol`."""
@@ -243,11 +333,13 @@ class RunConfig(Config):
     """The whole of one training run: `palate train FILE` and `accelerate launch -m palate.train FILE`."""
 
     name: str
+    """Of the adapter, its folder and its run."""
     data: str
     """A data set folder, or a known name (`palate data import` lists them)."""
     media: str | None = None
     """Folder with extra item fields and media for a known data set."""
     features: dict[str, EncoderConfig] = {"image": EncoderConfig(), "behaviour": EncoderConfig()}
+    """Modality -> encoder: what becomes soft tokens."""
     captions: dict[str, CaptionConfig] = {}
     """Text field to write -> captioner; prompts show these fields, and text encoders read them."""
     prompt: PromptConfig = PromptConfig()

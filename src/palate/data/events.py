@@ -259,8 +259,11 @@ def write(events: EventTable, item_ids: tuple[str, ...], spec: InteractionsSpec,
 
 
 def is_clean(path: Path) -> bool:
-    """Whether `write` wrote the file."""
-    return path.suffix == ".parquet" and (pq.read_schema(path).metadata or {}).get(MARK) == LAYOUT
+    """Whether `write` wrote the file; False also where it is no Parquet file, which whoever reads it will tell."""
+    try:
+        return path.suffix == ".parquet" and (pq.read_schema(path).metadata or {}).get(MARK) == LAYOUT
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _blocks(

@@ -229,11 +229,11 @@ def read_jsonl(src: TableSource, log: RejectLog) -> Iterator[tuple[pa.Table, Int
         for number, line in numbered:
             if not line.strip():
                 continue
-            values = _object(line, number, src, log)
+            values = _object(line, number, wanted, src, log)
             if values is None:
                 continue
-            rows.append({k: as_text(v) for k, v in values.items() if wanted is None or k in wanted})
-            names.update(dict.fromkeys(rows[-1]))
+            rows.append(values)
+            names.update(dict.fromkeys(values))
             lines.append(number)
             if len(rows) >= JSON_ROWS:
                 done = True
@@ -250,8 +250,10 @@ def _decoded(text: IO[str], src: TableSource) -> Iterator[str]:
         raise DataError(f"{src.name}: {bad_byte(src.path, src.encoding)}") from None
 
 
-def _object(line: str, number: int, src: TableSource, log: RejectLog) -> dict[str, Any] | None:
-    """One line as a JSON object whose numbers keep their spelling; None and a reject where it is not one."""
+def _object(
+    line: str, number: int, wanted: set[str] | None, src: TableSource, log: RejectLog
+) -> dict[str, str | None] | None:
+    """The wanted values of a JSON object as text, numbers as they are spelt; None and a reject where it is not one."""
     try:
         values = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
         if "\\u" in line:
@@ -262,8 +264,12 @@ def _object(line: str, number: int, src: TableSource, log: RejectLog) -> dict[st
         reason = f"not JSON: {error}"
     else:
         if isinstance(values, dict):
-            return values
-        reason = "expected a JSON object"
+            try:
+                return {k: as_text(v) for k, v in values.items() if wanted is None or k in wanted}
+            except RecursionError:
+                reason = "a value is nested too deeply"
+        else:
+            reason = "expected a JSON object"
     shown = line.strip()[:MAX_CHARS].encode(errors="replace").decode()
     log.add(Reject(src.name, number, "", shown, reason))
     return None

@@ -3,6 +3,8 @@ numbers."""
 
 from __future__ import annotations
 
+import csv
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +103,7 @@ def stream(src: TableSource, log: RejectLog) -> Iterator[Chunk]:
         for chunk in _raw(src, log):
             table = chunk.table if src.prepare is None else src.prepare(chunk.table)
             yield Chunk(table, chunk.lines)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
             f"{src.name}: cannot be read as {src.kind}: {' '.join(str(error).split())}; "
             "check that the file is whole and that its ending tells its format"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,6 +21,14 @@ MAX_BYTES = 8 << 30
 MAX_FILES = 20_000
 
 
+MAX_NAME, MAX_PART = 1000, 255
+"""Bytes of a name and of each of its parts; file systems take no longer parts."""
+
+
+class _Damaged(Exception):
+    """An archive that cannot be read. Not an OSError: those are of the disk that is written to."""
+
+
 @contextmanager
 def opened(archive: Path, label: str) -> Iterator[zipfile.ZipFile]:
     """The zip at `archive`; anything wrong with its format is a SourceError that names `label`."""
@@ -27,11 +37,15 @@ def opened(archive: Path, label: str) -> Iterator[zipfile.ZipFile]:
             yield zipped
     except (
         zlib.error,
+        lzma.LZMAError,
+        struct.error,
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
         EOFError,
         NotImplementedError,
         RuntimeError,
+        ValueError,
+        _Damaged,
     ) as error:
         raise SourceError(f"{label}: not a readable zip archive ({error}); it may be damaged, try again") from None
 
@@ -70,17 +84,27 @@ def extract(
     declared = sum(m.file_size for m in members)
     if declared > MAX_BYTES:
         raise SourceError(f"{label}: unpacks to {declared} bytes, at most {MAX_BYTES} are allowed")
-    written, seen = 0, set[str]()
+    written, seen, folders = 0, set[str](), set[str]()
     for member in members:
         name = _safe_name(member, strip, label)
-        if name.casefold() in seen:
-            raise SourceError(f"{label}: the name {name!r} comes twice; refused")
-        seen.add(name.casefold())
+        folded = name.casefold()
+        parents = [str(p) for p in PurePosixPath(folded).parents][:-1]
+        if folded in seen or folded in folders or seen & set(parents):
+            raise SourceError(f"{label}: the name {name!r} comes twice, or is a file and a folder; refused")
+        seen.add(folded)
+        folders.update(parents)
         out = target / name
         out.parent.mkdir(parents=True, exist_ok=True)
-        with zipped.open(member) as source, out.open("xb") as sink:
+        with _member(zipped, member) as source, out.open("xb") as sink:
             written += _copy(source, sink, MAX_BYTES - written, label)
     return written
+
+
+def _member(zipped: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    try:
+        return zipped.open(member)
+    except OSError as error:  # a place outside the archive
+        raise _Damaged(str(error)) from None
 
 
 def extract_nested(archive: Path, target: Path, label: str) -> None:
@@ -100,6 +124,12 @@ def _safe_name(member: zipfile.ZipInfo, strip: str, label: str) -> str:
     parts = name.split("/")
     if name.startswith("/") or "\\" in full or ":" in parts[0] or "\0" in full or {"", ".", ".."} & set(parts):
         raise SourceError(f"{label}: the name {full!r} would leave the target folder; refused")
+    if len(full.encode("utf-8", "replace")) > MAX_NAME or any(
+        len(p.encode("utf-8", "replace")) > MAX_PART for p in parts
+    ):
+        raise SourceError(
+            f"{label}: the name {full[:40]!r}... is longer than {MAX_NAME} bytes, or a part than {MAX_PART}"
+        )
     if stat.S_ISLNK(member.external_attr >> 16):
         raise SourceError(f"{label}: {full!r} is a symbolic link; refused")
     return name
@@ -107,9 +137,16 @@ def _safe_name(member: zipfile.ZipInfo, strip: str, label: str) -> str:
 
 def _copy(source: IO[bytes], sink: IO[bytes], room: int, label: str) -> int:
     count = 0
-    while chunk := source.read(1 << 20):
+    while chunk := _read(source):
         count += len(chunk)
         if count > room:
             raise SourceError(f"{label}: unpacks to more than {MAX_BYTES} bytes; refused")
         sink.write(chunk)
     return count
+
+
+def _read(source: IO[bytes]) -> bytes:
+    try:
+        return source.read(1 << 20)
+    except OSError as error:  # bz2 tells of damage so
+        raise _Damaged(str(error)) from None

@@ -1,0 +1,166 @@
+"""What `python -m trust` found, one small case each: refused in a line that says what is wrong, never a crash or a hang."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import stat
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from palate.config import read_yaml
+from palate.data import Dataset, check
+from palate.errors import ConfigError, DataError, SourceError
+from palate.sources.unpack import extract, opened, select
+
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]
+)
+
+# --- YAML -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 5000, "nested too deeply"),
+        ("{a: " * 3000, "nested too deeply"),
+        ("- " * 60 + "x", "nested at most 50 deep, got 61 values .* 61 deep"),
+        (BOMB, "expected at most 100,000 values"),
+        ("&a [*a]", "an anchor stands inside what it names"),
+        ("name: 2020-13-45", "month must be in 1..12; quote it"),
+        ("name: !!int ''", "not what its form or tag promises"),
+        ("name: !!timestamp x", "not what its form or tag promises"),
+        ("name: x\n" * 200_000, "at most 1,000,000 bytes"),
+    ],
+)
+def test_yaml_that_is_monstrous(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=told):
+        read_yaml(tmp_path / "x.yaml")
+    assert time.process_time() - began < 3
+
+
+def test_yaml_with_aliases_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}")
+    assert read_yaml(tmp_path / "x.yaml") == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
+
+
+def test_an_error_shows_the_start_of_a_long_value(tiny: Path) -> None:
+    (tiny / "dataset.yaml").write_text(yaml.safe_dump({"name": ["x" * 50] * 1000, **{f"k{n}": 1 for n in range(100)}}))
+    with pytest.raises(ConfigError, match=r"key 'name'.*\.\.\.\n") as caught:
+        Dataset.open(tiny)
+    assert len(str(caught.value)) < 6000
+    assert "and 83 more" in str(caught.value)
+
+
+# --- tables -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tiny_data: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny data set that may be spoilt."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name in ("items.csv", "interactions.csv", "users.csv", "dataset.yaml"):
+        (folder / name).write_bytes((tiny_data / name).read_bytes())
+    return folder
+
+
+def instead(folder: Path, table: str, path: str, data: bytes, **more: Any) -> Path:
+    """Let another file be one of the tables."""
+    spec = yaml.safe_load((folder / "dataset.yaml").read_text())
+    spec[table] = {**spec[table], "path": path, **more}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    (folder / path).write_bytes(data)
+    return folder
+
+
+def test_a_damaged_gzip_table(tiny: Path) -> None:
+    data = bytearray(gzip.compress(bytes(range(48, 112)) * 200))
+    data[20:40] = b"\xff" * 20
+    with pytest.raises(DataError, match=r"odd\.csv\.gz: cannot be read as csv: Error -3"):
+        check(instead(tiny, "users", "odd.csv.gz", bytes(data)))
+
+
+@pytest.mark.parametrize(
+    "data", [b"PAR1 no more than that PAR1", b"not at all", b"PAR1" + b"\x15\x04" * 20 + b"\x08\0\0\0PAR1"]
+)
+def test_interactions_that_are_no_parquet(tiny: Path, data: bytes) -> None:
+    with pytest.raises(DataError, match=r"odd\.parquet: cannot be read as parquet"):
+        check(instead(tiny, "interactions", "odd.parquet", data))
+
+
+def test_a_json_value_nested_too_deeply_is_one_bad_row(tiny: Path) -> None:
+    deep = '{"user_id": "7", "age": ' + "[" * 700 + "]" * 700 + "}"
+    report = check(
+        instead(tiny, "users", "odd.jsonl", f'{{"user_id": "8", "age": 3, "occupation": "x"}}\n{deep}'.encode())
+    )
+    assert report.rejected[1:] == [("row", "odd.jsonl", "a value is nested too deeply", 1)]
+
+
+def test_a_lone_carriage_return_in_the_header(tiny: Path) -> None:
+    with pytest.raises(DataError, match=r"odd\.csv: cannot be read as csv: new-line character"):
+        check(instead(tiny, "users", "odd.csv", b"user_id,age\rx,occupation\n1,2,3\n"))
+
+
+# --- archives ---------------------------------------------------------------------------------------
+
+
+def unpack(tmp_path: Path, data: bytes) -> None:
+    archive, out = tmp_path / "a.zip", tmp_path / "out"
+    archive.write_bytes(data)
+    out.mkdir()
+    with opened(archive, "a.zip") as zipped:
+        extract(zipped, select(zipped, "pkg", True, "a.zip"), out, strip="pkg/", label="a.zip")
+
+
+def zipped(names: list[str], how: int = zipfile.ZIP_STORED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", how) as file:
+        for name in names:
+            file.writestr(name, b"some bytes " * 20)
+    return out.getvalue()
+
+
+def spoilt(data: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in data
+    return data.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (zipped(["pkg/" + "n" * 300]), "is longer than 1000 bytes, or a part than 255"),
+        (zipped(["pkg/" + "d/" * 600 + "x"]), "is longer than 1000 bytes"),
+        (zipped(["pkg/a", "pkg/a/b"]), "is a file and a folder"),
+        (zipped(["pkg/a/b", "pkg/A"]), "is a file and a folder"),
+        (spoilt(zipped(["pkg/a"], zipfile.ZIP_BZIP2), b"1AY&SY", b"1AX&SY"), "not a readable zip archive"),
+        (spoilt(zipped(["pkg/a"], zipfile.ZIP_LZMA), b"]\0\0\x80\0", b"\xff\0\0\x80\0"), "not a readable zip archive"),
+        (zipped(["pkg/a"])[:-6] + b"\xff\xff\xff\x7f\0\0", "not a readable zip archive"),
+    ],
+)
+def test_archives_that_cannot_be_unpacked(tmp_path: Path, data: bytes, told: str) -> None:
+    with pytest.raises(SourceError, match=told):
+        unpack(tmp_path, data)
+
+
+def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **more: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.zip").write_bytes(zipped(["pkg/a"]))
+    with opened(tmp_path / "a.zip", "a.zip") as file:
+        members = select(file, "pkg", True, "a.zip")
+        monkeypatch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="No space left"):
+            extract(file, members, tmp_path, strip="pkg/", label="a.zip")
