@@ -17,7 +17,8 @@ import pytest
 from facade import tiny_bundle
 from palate.apps.cli import run
 from palate.apps.scoring import Job
-from palate.apps.scoring.ray import Loading, _Agreed, _Aside, _Needs, score_on_ray
+from palate.apps.scoring.cluster import Aside, Needs
+from palate.apps.scoring.ray import Loading, _Agreed, score_on_ray
 from palate.errors import ConfigError
 from test_candidates import write
 
@@ -97,7 +98,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_no_byte(bundle: Path, tiny_dat
     wait(second, lambda: done() >= kept + 3, said)
     wait(second, lambda: bool(busy(second.pid)), said)
     busy(second.pid)[0].send_signal(signal.SIGKILL)
-    code = second.wait(120)
+    code = second.wait(300)
     out, told = (path.read_text() for path in said)
     assert code == 0, told
     assert f"{2 * REQUESTS:,} candidates of {REQUESTS:,} requests scored by embedding" in out
@@ -139,15 +140,15 @@ def test_options_of_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("workers", "cpus", "gpus", "needs"),
     [
-        (None, 16, 0, _Needs(4, 4, 0)),
-        (None, 2, 0, _Needs(1, 2, 0)),
-        (3, 2, 0, _Needs(3, 2 / 3, 0)),
-        (None, 64, 8, _Needs(8, 1, 1)),
-        (4, 16, 2, _Needs(4, 1, 0.5)),
+        (None, 16, 0, Needs(4, 4, 0)),
+        (None, 2, 0, Needs(1, 2, 0)),
+        (3, 2, 0, Needs(3, 2 / 3, 0)),
+        (None, 64, 8, Needs(8, 1, 1)),
+        (4, 16, 2, Needs(4, 1, 0.5)),
     ],
 )
-def test_what_workers_take(workers: int | None, cpus: float, gpus: float, needs: _Needs) -> None:
-    assert _Needs.of(workers, cpus, gpus) == needs
+def test_what_workers_take(workers: int | None, cpus: float, gpus: float, needs: Needs) -> None:
+    assert Needs.of(workers, cpus, gpus) == needs
 
 
 def test_places_are_whole_on_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +166,7 @@ def test_the_first_worker_says_what_all_do() -> None:
 
 
 def test_answers_are_without_what_ray_says(capsys: pytest.CaptureFixture[str]) -> None:
-    out = _Aside(sys.stdout)
+    out = Aside(sys.stdout)
     print("one", file=out)
     print("(raylet) A worker died", file=out)
     print("two", file=out)

@@ -9,22 +9,19 @@ and its chunk scored again. The parts are those of `run.py`: either engine goes 
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import pickle
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from palate.apps.candidates import Limit, Parser, Rejects, Table, find_tables
 from palate.apps.candidates.plan import Piece, Planner
+from palate.apps.scoring.cluster import Needs, by_row, cluster
 from palate.apps.scoring.identity import check_same, identity
 from palate.apps.scoring.job import Job, OnProgress, Progress, Summary
 from palate.apps.scoring.newitems import add_new_items
@@ -39,10 +36,6 @@ if TYPE_CHECKING:
 
     from palate.schema import Dtype, Quantization
 
-STORE = 256 << 20
-"""Bytes of memory that a Ray started here keeps chunks in."""
-CORES = 4
-"""CPU cores of a worker where there are no GPUs and nobody says how many workers to start."""
 TRIES = 3
 """Workers that may die over one chunk."""
 
@@ -58,7 +51,7 @@ class Loading:
     device: str = "auto"
 
     def everywhere(self) -> Loading:
-        """With whole paths: a worker runs in another folder."""
+        """With whole paths."""
         path = _whole(self.path) if isinstance(self.path, str) else {n: _whole(p) for n, p in self.path.items()}
         return replace(self, path=path, data=_whole(self.data) if self.data else None)
 
@@ -81,117 +74,16 @@ def score_on_ray(
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers: expected 1 or more, got {workers}")
     run = _Driver(loading.everywhere(), job)
-    with run.parts.held(0), _cluster(workers) as needs:
+    with run.parts.held(0), cluster(workers) as needs:
         return run.on(needs, on_progress)
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """How many workers, and what each takes of the cluster."""
-
-    workers: int
-    cpus: float
-    gpus: float
-
-    @classmethod
-    def of(cls, workers: int | None, cpus: float, gpus: float) -> _Needs:
-        if gpus:
-            workers = workers or int(gpus)
-            return cls(workers, 1, 1 if workers <= gpus else gpus / workers)
-        workers = workers or max(1, int(cpus) // CORES)
-        return cls(workers, cpus // workers if cpus >= workers else cpus / workers, 0)
-
-
-@contextmanager
-def _cluster(workers: int | None) -> Iterator[_Needs]:
-    """A quiet Ray, ended again if it was started here."""
-    for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_BACKEND_LOG_LEVEL", "fatal")):
-        os.environ.setdefault(name, value)
-    import ray
-
-    began = not ray.is_initialized()
-    with redirect_stdout(_Aside(sys.stdout)), _quiet():
-        if began:
-            _start()
-        try:
-            has = ray.cluster_resources()
-            yield _Needs.of(workers, has.get("CPU", 1), has.get("GPU", 0))
-        finally:
-            if began:
-                ray.shutdown()
-
-
-def _start() -> None:
-    """Go to the cluster of RAY_ADDRESS, or start a Ray here. Raises ConfigError where that cannot be done."""
-    import ray
-
-    here = "RAY_ADDRESS" not in os.environ
-    own: dict[str, Any] = {"object_store_memory": STORE, "include_dashboard": False} if here else {}
-    for attempt in (1, 2):
-        try:
-            with _silent():
-                ray.init(log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, **own)
-            return
-        except Exception as error:  # a busy machine is told by a bare Exception: Ray waits half a minute, no longer
-            ray.shutdown()
-            if attempt == 2 or not here:
-                raise ConfigError(f"Ray cannot be {'started' if here else 'reached'}: {error}") from error
-
-
-class _Aside(io.TextIOBase):
-    """Standard output without what Ray writes there of its processes: it is no part of an answer."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out, self.skips = out, False
-
-    def write(self, text: str) -> int:
-        ray = "(raylet)" in text
-        if not ray and not (self.skips and text == "\n"):
-            self.out.write(text)
-        self.skips = ray and not text.endswith("\n")
-        return len(text)
-
-    def flush(self) -> None:
-        self.out.flush()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Standard error closed to Ray's core, which cannot be told to say nothing; what is wrong it raises, too."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray's notes on its own progress and its deprecated options out of ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import ray.data  # noqa: F401 - it sets its loggers up
-
-    loggers = [logging.getLogger(n) for n in ("ray", "ray.data")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
 
 
 class _Driver(Run):
     """This process: it hands out chunks, keeps what comes back, and puts the output together."""
 
     def __init__(self, loading: Loading, job: Job) -> None:
-        self.loading, self.job, self.share = loading, job, Share()
+        self.loading, self.share = loading, Share()
+        self.job = replace(job, new_items=job.new_items.resolve()) if job.new_items else job
         self.target = Target.of(job)
         self.tables = find_tables(*job.sources)
         _apart(self.target, self.tables)
@@ -208,14 +100,14 @@ class _Driver(Run):
         self.done = Progress()
         self.began = time.perf_counter()
 
-    def on(self, needs: _Needs, on_progress: OnProgress | None) -> Summary:
+    def on(self, needs: Needs, on_progress: OnProgress | None) -> Summary:
         """Run on a Ray that is there."""
         import ray
 
         kept = [] if self.anew else [r for r in map(self.parts.record, self.parts.numbers()) if r is not None]
         limit = Limit(self.job.max_rejects, sum(r.rejected for r in kept))
         agreed = ray.remote(_Agreed).options(num_cpus=0).remote(None if self.anew else self.parts.told())
-        make = (agreed, self.loading, self.job, self.tables, str(self.parts.folder))
+        make = (agreed, self.loading, self.job, self.tables, str(self.parts.folder), str(Path.cwd()))
         count: int | None = None
         told: dict[str, Any] = {}
         for kind, body in _results(self.tables, {r.number for r in kept}, make, needs):
@@ -257,14 +149,12 @@ class _Driver(Run):
         done.share, done.read = max(done.share, share), max(done.read, read)
 
 
-def _results(
-    tables: Sequence[Table], kept: set[int], make: tuple[Any, ...], needs: _Needs
-) -> Iterator[tuple[str, Any]]:
+def _results(tables: Sequence[Table], kept: set[int], make: tuple[Any, ...], needs: Needs) -> Iterator[tuple[str, Any]]:
     """What comes of the chunks, in the order they are done: ("scored", ...), ("count", chunks) or ("error", error)."""
     import ray.data
     from ray.exceptions import RayError
 
-    with _context():
+    with by_row():
         data = ray.data.read_datasource(_source(tables, kept), num_cpus=0)
         data = data.map_batches(
             _Worker,
@@ -282,25 +172,6 @@ def _results(
         except RayError as error:
             first = str(error).strip().partition("\n")[0]
             raise DataError(f"Ray gave up: {first}; what is done is kept: run again with --resume") from error
-
-
-@contextmanager
-def _context() -> Iterator[None]:
-    """Ray Data told to keep to itself and to make a block of every row: a chunk is the unit of work and of loss."""
-    from ray.data import DataContext
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray sets options that it has deprecated
-        context = DataContext.get_current()
-    wanted = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
-    before = {name: getattr(context, name) for name in wanted}
-    for name, value in wanted.items():
-        setattr(context, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
 
 
 def _source(tables: Sequence[Table], kept: set[int]) -> Any:
@@ -365,9 +236,13 @@ class _Agreed:
 class _Worker:
     """An actor of Ray: the model, loaded once, and chunks to score with it."""
 
-    def __init__(self, agreed: Any, loading: Loading, job: Job, tables: Sequence[Table], folder: str) -> None:
+    def __init__(
+        self, agreed: Any, loading: Loading, job: Job, tables: Sequence[Table], folder: str, home: str
+    ) -> None:
         self.agreed = agreed
         self.wrong: PalateError | None = None
+        if Path(home).is_dir():  # a bundle may name its data set from where the user stands
+            os.chdir(home)
         try:
             self._load(loading, job, tables, Path(folder))
         except PalateError as error:  # told with the first chunk: what a constructor raises Ray tries again
