@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -327,13 +325,6 @@ def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "LlamaForCausalLM, 2 layers, float32, LoRA merged" in said
     assert "lost: projectors" in said
-
-
-def test_a_process_of_its_own(bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "palate", "export", str(bundle), "--to", "hf", "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "out/model.safetensors").is_file()
 
 
 # --- the shipped adapter ----------------------------------------------------------------------------

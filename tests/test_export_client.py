@@ -6,8 +6,6 @@ The engines here are `exported.engine`, over stock transformers with the exporte
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,18 +232,13 @@ def test_rating_labels_can_be_asked_too(asker: Asker) -> None:
 
 
 def test_the_program(
-    merged: Path, tiny_data: Path, served: Engine, asker: Asker, rec: Recommender, fusion: str
+    merged: Path, tiny_data: Path, served: Engine, asker: Asker, rec: Recommender, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if fusion == "feature":
-        pytest.skip("one process is enough")
-    command = [sys.executable, "-m", "palate.apps.export.client", str(merged), "--engine", "vllm", "--url", served.url]
-    command += ["--data", str(tiny_data), *(w for h in HISTORY for w in ("--history", h))]
-    command += [w for i in ITEMS for w in ("--item", i)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    client.main(str(merged), ITEMS, engine="vllm", url=served.url, data=str(tiny_data), history=HISTORY)
     question = asker.question(ITEMS, HISTORY)
     best = sorted(zip(-own(rec, asker, question), ITEMS, strict=True))
-    assert [line.split(None, 1)[1] for line in done.stdout.splitlines()] == [title for _, title in best]
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split(None, 1)[1] for line in shown] == [title for _, title in best]
     with pytest.raises(ConfigError, match=r"no engine is called 'vlm'; did you mean 'vllm'\?"):
         client.main(str(merged), ["Alien"], engine="vlm")
 
