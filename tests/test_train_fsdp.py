@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from palate.engine.pack import concat
 from palate.errors import ConfigError
 from palate.schema import Prompt, Slot
-from palate.train import read_config, shard
+from palate.train import read_config, shard, zero
 from palate.train.checkpoint import METRICS
 from palate.train.journal import TIMES
 from tiny import adapted
@@ -170,6 +170,24 @@ def test_what_does_not_go_together_is_refused(
         shard.check(read_config(config, overrides), {**FSDP2, **env})
 
 
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, r"expected zero_stage 1 or 2, got 3; .*fsdp\.yaml"),
+        ({"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "got a file of its own"),
+        ({"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, "expected offload_optimizer_device: none, got cpu"),
+        ({}, "run `pip install deepspeed`"),
+    ],
+)
+def test_what_does_not_go_with_deepspeed_is_refused(
+    env: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero, "find_spec", lambda name: None)
+    assert zero.asked({"ACCELERATE_USE_DEEPSPEED": "true"})
+    with pytest.raises(ConfigError, match=said):
+        zero.check(env)
+
+
 def test_fsdp_without_a_launcher_is_told_how(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from palate.train import run
 
@@ -185,7 +203,7 @@ def test_accelerate_reads_its_configs(file: Path) -> None:
 
     kept = load_config_from_file(str(file))
     assert kept.num_processes == 2
-    told = {"fsdp": "FSDP", "multi-gpu": "MULTI_GPU"}
+    told = {"fsdp": "FSDP", "multi-gpu": "MULTI_GPU", "deepspeed-zero2": "DEEPSPEED"}
     assert kept.distributed_type == told[file.stem]
 
 

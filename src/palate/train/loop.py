@@ -19,14 +19,14 @@ from palate.data import Dataset
 from palate.errors import ConfigError, TrainingDiverged
 from palate.model.hardware import pick_dtype
 from palate.train import checkpoint as ckpt
-from palate.train import shard
+from palate.train import shard, zero
 from palate.train.collate import Position, Prefetch, Stream, packs_per_epoch
 from palate.train.export import export
 from palate.train.guard import Interrupt, locked
 from palate.train.journal import Journal
 from palate.train.prepare import Ready, prepare
 from palate.train.schedule import rate
-from palate.train.update import Measured, Update
+from palate.train.update import How, Measured, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +73,33 @@ def train(
     from accelerate.utils import DistributedDataParallelKwargs
 
     console, extras = console or Console(stderr=True), extras or Extras()
-    sharded = shard.asked(os.environ)
-    if sharded:
+    how: How = "fsdp" if shard.asked(os.environ) else "zero" if zero.asked(os.environ) else "ddp"
+    if how == "fsdp":
         shard.check(config, os.environ)
+    elif how == "zero":
+        zero.check(os.environ)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=_precision(config), kwargs_handlers=[ddp])
+    precision = _precision(config, how)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
     try:
         with accelerator.main_process_first():  # the others find the caches filled
             ready = prepare(
                 config,
-                device="cpu" if sharded else str(accelerator.device),
+                device="cpu" if how == "fsdp" else str(accelerator.device),
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
                 dataset=extras.dataset,
             )
-        if sharded:
+        if how == "fsdp":
             ready.notes.append(shard.shard(ready.model, accelerator.device))
-        return Trainer(ready, accelerator, console, extras, sharded).run(resume)
+        return Trainer(ready, accelerator, console, extras, how, precision).run(resume)
     finally:
         accelerator.end_training()
         # accelerate keeps the precision in a process-wide state; another run may want another
         AcceleratorState._reset_state()
 
 
-def _precision(config: RunConfig) -> str:
+def _precision(config: RunConfig, how: How) -> str:
     """accelerate's name for the precision of `model.dtype` on the device it is going to use."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
@@ -105,6 +108,8 @@ def _precision(config: RunConfig) -> str:
     dtype = pick_dtype(config.model.dtype, PartialState(cpu=cpu).device)
     if dtype == torch.float16 and not torch.cuda.is_available():
         raise ConfigError("model.dtype float16 trains on a CUDA device only; use bfloat16 or float32")
+    if dtype == torch.float16 and how == "zero":
+        raise ConfigError("model.dtype float16 does not go with DeepSpeed; use bfloat16 or float32")
     return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[dtype]
 
 
@@ -122,10 +127,11 @@ class Trainer:
         accelerator: Any,
         console: Console,
         extras: Extras | None = None,
-        sharded: bool = False,
+        how: How = "ddp",
+        precision: str = "no",
     ) -> None:
         self.ready, self.accelerator, self.console = ready, accelerator, console
-        self.sharded = sharded
+        self.how = how
         self.extras = extras or Extras()
         self.config = ready.config.train
         self.model = ready.model
@@ -143,7 +149,8 @@ class Trainer:
         self.interrupt = Interrupt()
         weights = ready.mixture.weights(self.config.task_weights)
         self.weights = dict(zip(ready.mixture.names, weights, strict=True))
-        self.update = Update(self.model, self.config, weights, accelerator, ready.withheld, ready.teacher, sharded)
+        dtype = torch.bfloat16 if precision == "bf16" else None
+        self.update = Update(self.model, self.config, weights, accelerator, ready.withheld, ready.teacher, how, dtype)
 
     # --- the run --------------------------------------------------------------------------------------
 
@@ -269,7 +276,7 @@ class Trainer:
         from accelerate.utils import gather_object
 
         began = time.perf_counter()
-        with shard.in_step(self.model) if self.sharded else nullcontext():
+        with shard.in_step(self.model) if self.how == "fsdp" else nullcontext():
             own = self.ready.validator.ranks(self.model)
         ranks = gather_object(own)
         found = self.ready.validator.summary(ranks)
@@ -299,8 +306,9 @@ class Trainer:
         states = gather_object([(ckpt.rng_state(), (self.position.epoch, self.position.place))])
         self.progress.positions = [place for _, place in states]
         journal.flush()
+        update = self.update.state()
         if self.main:
-            weights, update = self.model.trainable_state(), self.update.state()
+            weights = self.model.trainable_state()
             rng = [state for state, _ in states]
             ckpt.save(self.run_folder, ckpt.Checkpoint(self.progress, weights, update, rng, self.ready.identity))
         self.accelerator.wait_for_everyone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from palate.train import shard
 from palate.train.collate import Batch
 from palate.train.step import NO_ITEMS, TrainingStep
 from palate.train.teacher import Teacher
+from palate.train.zero import Zero
+
+How = Literal["ddp", "fsdp", "zero"]
+"""How processes share the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Measured:
 class Update:
     """Model, AdamW and accelerate: gradients of `sum over tasks of weight x mean loss`, clipped, applied.
 
+    how: what the processes are. dtype: that of autocast, where the module does not get it from accelerate.
+
     The mean of a task is over its targets in all packs of the step on all processes, so it is the same sum
     whether packs come side by side or one after another.
     """
@@ -46,9 +52,10 @@ class Update:
         accelerator: Any,
         withheld: Ints = NO_ITEMS,
         teacher: Teacher | None = None,
-        sharded: bool = False,
+        how: How = "ddp",
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self.sharded = sharded
+        self.sharded = how == "fsdp"
         self.config, self.weights, self.accelerator = config, list(weights), accelerator
         self.world = int(accelerator.num_processes)
         if config.gradient_checkpointing:
@@ -57,9 +64,14 @@ class Update:
         self.peaks = [float(g["lr"]) for g in groups]
         self.parameters = [p for g in groups for p in g["params"]]
         step = TrainingStep(model, withheld, teacher, config.teacher.share if config.teacher else 0.0)
+        optimizer = torch.optim.AdamW(groups)
+        self.zero = Zero(accelerator, step, optimizer, config, dtype) if how == "zero" else None
+        if self.zero is not None:
+            self.module, self.optimizer = self.zero.engine, self.zero.optimizer
+            return
         # the base is on its device already, and a quantized one must not be moved; a sharded one averages by itself
-        self.module = step if sharded else accelerator.prepare_model(_for_ddp(step), device_placement=False)
-        self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups), device_placement=False)
+        self.module = step if self.sharded else accelerator.prepare_model(_for_ddp(step), device_placement=False)
+        self.optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
 
     def __call__(self, batches: Sequence[Batch], factor: float, asked: int) -> Measured | None:
         """Take a step at `factor` of the peak rates; None, with nothing changed, where any process has
@@ -72,13 +84,17 @@ class Update:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         sums = self._backward(batches, counts)
+        norm = self._step() if self.zero is None else self.zero.step()
+        sums = self._total(sums)
+        losses = [s / c if c else None for s, c in zip(sums.tolist(), counts, strict=True)]
+        return Measured(losses, int(tokens), norm)
+
+    def _step(self) -> float:
         self.accelerator.unscale_gradients()
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        sums = self._total(sums)
-        losses = [s / c if c else None for s, c in zip(sums.tolist(), counts, strict=True)]
-        return Measured(losses, int(tokens), norm)
+        return norm
 
     def _backward(self, batches: Sequence[Batch], counts: Sequence[float]) -> torch.Tensor:
         """Fill the gradients; returns this process's summed losses, float64 [tasks]."""
@@ -89,8 +105,13 @@ class Update:
         )
         sums = torch.zeros(len(counts), dtype=torch.float64, device=self.accelerator.device)
         for n, batch in enumerate(batches, 1):
-            alone = self.sharded or n == len(batches)
-            with nullcontext() if alone else self.accelerator.no_sync(self.module):
+            last = n == len(batches)
+            if self.zero is not None:
+                out = self.module(batch)
+                self.zero.backward((out * scale).sum(), last)
+                sums += out.detach().double()
+                continue
+            with nullcontext() if self.sharded or last else self.accelerator.no_sync(self.module):
                 # a module that accelerate prepared casts by itself
                 with self.accelerator.autocast() if self.sharded else nullcontext():
                     out = self.module(batch)
@@ -109,7 +130,9 @@ class Update:
     # --- state ----------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Optimizer and, in float16, loss scaler."""
+        """Optimizer and, in float16, loss scaler. All processes must call this."""
+        if self.zero is not None:
+            return {"optimizer": self.zero.state(), "scaler": None}
         scaler = self.accelerator.scaler
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -117,7 +140,10 @@ class Update:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Put back what `state` gave, after the weights were put back."""
+        if self.zero is not None:
+            self.zero.load_state(state["optimizer"])
+            return
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
