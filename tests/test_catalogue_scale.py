@@ -32,7 +32,6 @@ from palate.features.encoders import ContentEncoder, Encoded
 from palate.recommender.core import Recommender
 from palate.recommender.fields import sampled
 from palate.recommender.filters import condition_test
-from palate.recommender.ranking import best
 from palate.recommender.shelf import Shelf
 from palate.recommender.titlekeys import TitleIndex, keys, plain
 from palate.retrieve import build, itemknn
@@ -347,7 +346,8 @@ def test_a_trie_of_parts_is_the_trie_of_all(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_best_few_are_those_of_the_whole_order(values: list[int], k: int) -> None:
     ids = tuple(f"i{(7 * n) % 31}" for n in range(len(values)))
     scores = Scores("r", None, ids, np.array(values, dtype=np.float32))
-    assert best(scores, k) == scores.top(k)
+    whole = sorted(zip(scores.item_ids, scores.scores.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+    assert scores.top(k) == whole[:k]
 
 
 @pytest.fixture

@@ -225,9 +225,14 @@ class Scores:
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The k best (item id, score) pairs, best first."""
-        ranks = self.ranks()
-        best = np.argsort(ranks)[:k]
-        return [(self.item_ids[i], float(self.scores[i])) for i in best]
+        few = self
+        if 0 < k < len(self.scores):
+            # only what may be among the k best is put in order: to sort a whole catalogue takes seconds
+            cut = np.partition(self.scores, len(self.scores) - k)[len(self.scores) - k]
+            near = np.flatnonzero(self.scores >= cut)
+            few = replace(self, item_ids=tuple(self.item_ids[n] for n in near.tolist()), scores=self.scores[near])
+        best = np.argsort(few.ranks())[:k]
+        return [(few.item_ids[i], float(few.scores[i])) for i in best]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from palate.schema import Features, SlotPlan
 
 ITEM = "item"
 """The one slot kind of feature-level fusion."""
+BLOCK = 16_384
+"""Items whose matching vectors are computed at once."""
 SPARE = 1024
 """Rows made free at least when the tables are full; large tables grow by an eighth."""
 
@@ -276,4 +278,7 @@ class SoftTokens(nn.Module):
     def item_vectors(self) -> Tensor:
         """Matching vectors of all items in table order: float32 [N, E]."""
         every = torch.arange(len(self._ids), device=next(self.parameters()).device)
-        return self.matching.items(self.inputs(ITEM, every))
+        if torch.is_grad_enabled():
+            return self.matching.items(self.inputs(ITEM, every))
+        # in blocks: the hidden layer of a million items is gigabytes
+        return torch.cat([self.matching.items(self.inputs(ITEM, rows)) for rows in torch.split(every, BLOCK)])

@@ -19,7 +19,7 @@ from palate.engine.runner import Runner
 from palate.errors import BundleError, EmptyLegalSet, RequestError, did_you_mean
 from palate.model import Model, shared
 from palate.model.merge import Merge
-from palate.recommender import loading, ranking
+from palate.recommender import loading
 from palate.recommender import rerank as reranking
 from palate.recommender.fields import Field, profile, sampled
 from palate.recommender.filters import describe
@@ -273,7 +273,7 @@ class Recommender:
         reranking.check(diversity, rerank)
         request = self.request(user, history, context)
         legal = self.legal(request, filters)
-        best = ranking.best(self.rank(request, legal, k, mode, pool), max(k, pool) if diversity else k)
+        best = self.rank(request, legal, k, mode, pool).top(max(k, pool) if diversity else k)
         if diversity:
             best = self.ranker.diverse(best, self.fields, diversity, rerank, k)
         return self.present(best, [e.item_id for e in request.history])

@@ -13,7 +13,7 @@ from palate.engine.index import PROBES, Kind, check
 from palate.engine.modes.embedding import Embedding
 from palate.engine.modes.generate import Generate
 from palate.engine.runner import Runner
-from palate.engine.trie import Trie, in_parts
+from palate.engine.trie import Trie
 from palate.errors import ConfigError
 from palate.prompting import Serializer
 from palate.recommender.fields import Field
@@ -120,9 +120,7 @@ class Ranker:
     def _trie(self, mode: Generate) -> Trie:
         """The catalogue's titles as a trie, built once and again when items were added."""
         if self._titles is None or len(self._titles.item_ids) != len(self.shelf):
-            template, request = mode.template(self.serializer), Request("trie")
-            branches = in_parts(lambda ids: self.serializer.branches(template, request, ids), self.shelf.item_ids)
-            self._titles = Trie.from_branches(branches)
+            self._titles = mode.trie(self.serializer, self.shelf.item_ids)
         return self._titles
 
     def diverse(
@@ -183,13 +181,3 @@ def _listed(request: Request, best: Sequence[tuple[str, float]]) -> Scores:
     """(item id, score) pairs as scores."""
     values = np.array([score for _, score in best], dtype=np.float32)
     return Scores(request.request_id, request.user_id, tuple(i for i, _ in best), values)
-
-
-def best(scores: Scores, k: int) -> list[tuple[str, float]]:
-    """`Scores.top`, with only what may be among the k best put in order: a whole catalogue takes seconds to sort."""
-    if len(scores.scores) > k:
-        cut = np.partition(scores.scores, len(scores.scores) - k)[len(scores.scores) - k]
-        near = np.flatnonzero(scores.scores >= cut)
-        ids = tuple(scores.item_ids[n] for n in near.tolist())
-        scores = Scores(scores.request_id, scores.user_id, ids, scores.scores[near])
-    return scores.top(k)

@@ -10,7 +10,7 @@ from palate.engine.generate import Search, generate
 from palate.engine.modes import Mode
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
-from palate.engine.trie import Trie
+from palate.engine.trie import Trie, in_parts
 from palate.errors import EmptyLegalSet, RequestError
 from palate.prompting.serialize import Serializer
 from palate.schema import Bools, Floats, Request
@@ -44,7 +44,8 @@ class Generate(Mode):
 
     def trie(self, serializer: Serializer, item_ids: Sequence[str]) -> Trie:
         """The trie of these items' titles, for `recommend`. Build it once a catalogue and keep it."""
-        return Trie.from_branches(serializer.branches(self.template(serializer), Request("trie"), item_ids))
+        template, request = self.template(serializer), Request("trie")
+        return Trie.from_branches(in_parts(lambda ids: serializer.branches(template, request, ids), item_ids))
 
     def recommend(
         self,
