@@ -1,15 +1,11 @@
-"""What `python -m trust` found, one small case each: refused in a line that says what is wrong, never a crash or a hang."""
+"""What `python -m trust` found, one small case each: refused in a line that says what is wrong."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import json
-import stat
 import time
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,8 @@ import yaml
 
 from palate.config import read_yaml
 from palate.data import Dataset, check
-from palate.errors import ConfigError, DataError, SourceError
+from palate.errors import ConfigError, DataError, SourceError, TemplateError
+from palate.prompting import template as templates
 from palate.sources.unpack import extract, opened, select
 
 BOMB = "\n".join(
@@ -164,3 +161,46 @@ def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path: Path, monkeypatch
         monkeypatch.setattr(Path, "open", full)
         with pytest.raises(OSError, match="No space left"):
             extract(file, members, tmp_path, strip="pkg/", label="a.zip")
+
+
+# --- templates --------------------------------------------------------------------------------------
+
+PIECES = {"name": "mine", "mode": "embedding", "history_item": "{{ item.title }}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{% set x = history %}" + "{% set x = x ~ x %}" * 60 + "{{ x }}", "`set` is not allowed"),
+        ("{% macro f() %}x{% endmacro %}", "Macro is not allowed"),
+        ("{% for c in history recursive %}{{ loop(history) }}{% endfor %}", "a recursive loop is not allowed"),
+        ("{% for a in range(9) %}x{% endfor %}", "a call is not allowed here"),
+        ("{{ '{:>999999999}'.format(1) }}", "a call is not allowed here"),
+        ("{{ 'a' | center(999999999) }}", "No filter named 'center'"),
+        ("{{ 1.5 | round(999999999, 'ceil') }}", "cannot be filled"),
+        ("{{ '%999999999d' % 1 }}", "operator '%' is not allowed"),
+        ("{{ history" + " | join(history)" * 5 + " }}", "more than 2,000,000"),
+        ("{{ history" + " | replace('', history)" * 5 + " }}", "more than 2,000,000"),
+        ("{% for a in history %}{% for b in history %}{% for c in history %}x" + "{% endfor %}" * 3, "100,000 turns"),
+        ("{{ " + "-" * 3000 + "1 }}", "nested too deeply"),
+        ("{{ 1 " + "+ 1 " * 4000 + "}}", "nested too deeply"),
+        ("{% if 1 %}" * 60 + "{% endif %}" * 60, "nested too deeply"),
+        ("x" * 20_001, "at most 20,000 characters"),
+        ("{{ history.upper }}", "a method is not text"),
+        ("a\ud800", "half of a character"),
+    ],
+)
+def test_templates_that_blow_up(text: str, told: str) -> None:
+    began = time.process_time()
+    with pytest.raises(TemplateError, match=told):
+        templates.parse({**PIECES, "user": "{{ history }}" + text}, "mine.yaml").render(
+            "user", {"history": "abc " * 200}
+        )
+    assert time.process_time() - began < 3
+
+
+def test_what_templates_may_do_still_works() -> None:
+    text = "{% for k, v in profile.items() %}{{ loop.index }}{{ k | upper }}={{ v or '-' }} {% endfor %}"
+    text += "{{ history[:2] ~ 3 * 2 }}"
+    template = templates.parse({**PIECES, "user": text}, "mine.yaml")
+    assert template.render("user", {"history": "abc", "profile": {"age": "24", "job": ""}}) == "1AGE=24 2JOB=- ab6"

@@ -103,7 +103,9 @@ class Templates(Target):
         self.path = folder / "t.yaml"
         self.seeds = [yaml.safe_load(p.read_text("utf-8")) for p in sorted((shipped.folder() / "en").glob("*.yaml"))]
         long = "A long history of films that were watched. " * 20
-        wording = {"item": "movie", "items": "movies", "verb": "watched", "person": "viewer"}
+        from palate.schema import Wording
+
+        wording = Wording("movie", "movies", "watched", "viewer")
         item = {"title": "Red Harbour", "details": ["1971", "Drama"], "text": {"year": "1971"}}
         self.values: dict[str, Any] = {
             "wording": wording, "labels": ("Yes", "No"), "profile": {"age": "24"}, "context": {"time": "evening"}, "query": "fun",

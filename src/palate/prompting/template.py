@@ -20,11 +20,11 @@ from typing import Any, Literal
 import jinja2
 from jinja2 import meta
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
 from palate.config import Config, PromptConfig, read_yaml
 from palate.errors import ConfigError, TemplateError, did_you_mean
+from palate.prompting import sandbox
 
 Mode = Literal["likelihood", "yes_no", "letters", "rating", "rated", "explain", "chat", "embedding"]
 
@@ -66,30 +66,6 @@ class _File(Config):
     answer: str = ""
     labels: tuple[str, ...] = ()
     max_candidates: int | None = Field(None, ge=1)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja without loaders, private attributes, mutation, or arithmetic that builds huge strings."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or not (isinstance(left, int | float) and isinstance(right, int | float)):
-            raise SecurityError(f"the operator {operator!r} is not allowed here")
-        return super().call_binop(context, operator, left, right)
-
-
-def _pairs(mapping: Mapping[str, str], between: str = ", ", link: str = " ") -> str:
-    """Jinja filter: {"age": "24", "job": "artist"} -> "age 24, job artist"."""
-    return between.join(f"{name}{link}{value}" for name, value in mapping.items())
-
-
-# plain text, not HTML: escaping would corrupt titles
-_ENVIRONMENT = _Sandbox(
-    undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True,
-    keep_trailing_newline=True,
-)  # fmt: skip
-_ENVIRONMENT.filters["pairs"] = _pairs
 
 
 @dataclass(frozen=True)
@@ -134,7 +110,7 @@ class Template:
     def render(self, piece: str, values: Mapping[str, object]) -> str:
         """Fill one piece. Raises TemplateError naming the file, the piece, the variable and the choices."""
         try:
-            return self._compiled[piece].render(values)
+            return sandbox.filled(self._compiled[piece], values)
         except jinja2.UndefinedError as error:
             raise TemplateError(
                 f"{self.source}: `{piece}`: {error.message}; available variables: "
@@ -150,6 +126,7 @@ class Template:
             ValueError,
             LookupError,
             AttributeError,
+            RecursionError,
         ) as error:
             raise TemplateError(f"{self.source}: `{piece}` cannot be filled: {type(error).__name__}: {error}") from None
 
@@ -157,15 +134,15 @@ class Template:
 def _compile(piece: str, text: str, source: str) -> tuple[jinja2.Template, frozenset[str]]:
     """Compile one piece; an unknown variable is an error now, not in the middle of a run."""
     try:
-        used = frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(text)))
-        compiled = _ENVIRONMENT.from_string(text)
+        tree, compiled = sandbox.compiled(text)
+        used = frozenset(meta.find_undeclared_variables(tree))
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             f"{source}: `{piece}`, line {error.lineno} of the piece: not valid Jinja: {error.message}"
         ) from None
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, sandbox.Refused) as error:
         raise TemplateError(f"{source}: `{piece}`: {error}") from None
-    unknown = sorted(used - set(VARIABLES[piece]) - set(_ENVIRONMENT.globals))
+    unknown = sorted(used - set(VARIABLES[piece]))
     if unknown:
         raise TemplateError(
             f"{source}: `{piece}` uses the variable {unknown[0]!r}, which it does not have; "
@@ -217,9 +194,13 @@ def parse(values: Any, source: str) -> Template:
     uses = {p: used for p, (_, used) in built.items()}
     _check(file, uses, source)
     canonical = json.dumps(file.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    try:
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+    except UnicodeEncodeError:
+        raise TemplateError(f"{source}: expected text, a value holds half of a character (a lone surrogate)") from None
     return Template(
         name=file.name, mode=file.mode, language=file.language, chat=file.chat, labels=file.labels,
-        max_candidates=file.max_candidates, hash=hashlib.sha256(canonical.encode()).hexdigest(),
+        max_candidates=file.max_candidates, hash=digest,
         source=source, pieces=pieces, _compiled={p: t for p, (t, _) in built.items()}, _uses=uses,
     )  # fmt: skip
 
