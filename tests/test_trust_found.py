@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import json
+import lzma
 import time
 import zipfile
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from palate.apps.candidates import Cutter, find_tables
+from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
 from palate.config import read_yaml
 from palate.data import Dataset, check
 from palate.errors import ConfigError, DataError, SourceError, TemplateError
@@ -204,3 +209,26 @@ def test_what_templates_may_do_still_works() -> None:
     text += "{{ history[:2] ~ 3 * 2 }}"
     template = templates.parse({**PIECES, "user": text}, "mine.yaml")
     assert template.render("user", {"history": "abc", "profile": {"age": "24", "job": ""}}) == "1AGE=24 2JOB=- ab6"
+
+
+# --- candidate files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", ["gz", "xz", "bz2"])
+def test_a_damaged_packed_candidate_file(tmp_path: Path, packed: str) -> None:
+    pack = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}[packed]
+    rows = "".join(json.dumps({"request_id": f"r{n}", "candidates": [str(n * n)]}) + "\n" for n in range(500))
+    data = bytearray(pack(rows.encode()))
+    data[len(data) // 2 : len(data) // 2 + 30] = b"\xff" * 30
+    (tmp_path / f"c.jsonl.{packed}").write_bytes(data)
+    with pytest.raises(DataError, match=rf"c\.jsonl\.{packed}: cannot be read"):
+        list(Cutter(find_tables(tmp_path / f"c.jsonl.{packed}")))
+
+
+def test_cells_of_depth_and_of_size() -> None:
+    with pytest.raises(ValueError, match="not a JSON list: maximum recursion depth"):
+        parse_ids("[" * 5000)
+    with pytest.raises(ValueError, match="expected a mapping"):
+        parse_context('{"a":' * 5000)
+    with pytest.raises(ValueError, match="expected a number as timestamp, got '1000"):
+        parse_history([{"item_id": "1", "timestamp": 10**400}])

@@ -71,7 +71,8 @@ def _pairs(mapping: Mapping[str, str], between: str = ", ", link: str = " ") -> 
 def _join(parts: Iterable[Any], between: str = "") -> str:
     texts = [str(part) for part in parts]
     _fits(sum(map(len, texts)) + len(str(between)) * len(texts))
-    return str(between).join(texts)
+    joined: str = str(between).join(texts)
+    return joined
 
 
 def _replace(text: Any, old: str, new: str) -> str:

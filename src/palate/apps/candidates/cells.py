@@ -30,7 +30,7 @@ def _listed(value: Any) -> list[Any]:
         if text.startswith("["):
             try:
                 value = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"not a JSON list: {error}") from None
         else:
             return [p.strip() for p in text.split("|")] if "|" in text else text.split()
@@ -81,8 +81,8 @@ def _float(value: Any, what: str) -> float | None:
         return None
     try:
         parsed = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected a number as {what}, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"expected a number as {what}, got {str(value)[:40]!r}") from None
     if not math.isfinite(parsed):
         raise ValueError(f"expected a finite {what}, got {value!r}")
     return parsed
@@ -95,7 +95,7 @@ def parse_context(value: Any) -> dict[str, str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = _MISSING
     if isinstance(value, list) and all(isinstance(p, tuple) and len(p) == 2 for p in value):
         value = dict(value)  # how pyarrow hands over a map column

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +167,7 @@ class Reader:
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise DataError(f"{self.table.path}: expected UTF-8 text, got byte {byte:#x}; save it as UTF-8") from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise _unreadable(self.table.path, error) from error
         self.share = 1.0
 
