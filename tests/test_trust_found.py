@@ -17,9 +17,10 @@ import yaml
 
 from palate.apps.candidates import Cutter, find_tables
 from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
+from palate.apps.serve.wire import filters
 from palate.config import read_yaml
 from palate.data import Dataset, check
-from palate.errors import ConfigError, DataError, SourceError, TemplateError
+from palate.errors import ConfigError, DataError, RequestError, SourceError, TemplateError
 from palate.prompting import template as templates
 from palate.sources.unpack import extract, opened, select
 
@@ -219,7 +220,7 @@ def test_a_damaged_packed_candidate_file(tmp_path: Path, packed: str) -> None:
     pack = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}[packed]
     rows = "".join(json.dumps({"request_id": f"r{n}", "candidates": [str(n * n)]}) + "\n" for n in range(500))
     data = bytearray(pack(rows.encode()))
-    data[len(data) // 2 : len(data) // 2 + 30] = b"\xff" * 30
+    data[30:60] = b"\xff" * 30
     (tmp_path / f"c.jsonl.{packed}").write_bytes(data)
     with pytest.raises(DataError, match=rf"c\.jsonl\.{packed}: cannot be read"):
         list(Cutter(find_tables(tmp_path / f"c.jsonl.{packed}")))
@@ -232,3 +233,11 @@ def test_cells_of_depth_and_of_size() -> None:
         parse_context('{"a":' * 5000)
     with pytest.raises(ValueError, match="expected a number as timestamp, got '1000"):
         parse_history([{"item_id": "1", "timestamp": 10**400}])
+
+
+def test_filters_of_a_body_are_not_endless() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(RequestError, match="filters: nested too deeply"):
+        filters({"year": deep})

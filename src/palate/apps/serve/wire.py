@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+from palate.errors import RequestError
 from palate.schema import Event
 
 Text = Annotated[str, Field(max_length=8192)]
@@ -14,6 +15,8 @@ Context = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=32)
 ]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+DEPTH = 8
+"""How deep filters may be nested."""
 MAX_ITEMS = 10_000
 """What a body may list at all; the server's own limit is a setting."""
 
@@ -190,14 +193,16 @@ def events(history: list[Any] | None) -> list[str | Event] | None:
 
 
 def filters(given: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples: a list of two numbers (or null) is a range."""
+    """JSON has no tuples: a list of two numbers (or null) is a range. Raises RequestError for what is endless."""
 
-    def read(value: Any) -> Any:
+    def read(value: Any, depth: int = 0) -> Any:
+        if depth > DEPTH:
+            raise RequestError(f"filters: nested too deeply; expected at most {DEPTH} levels")
         if isinstance(value, dict):
-            return {k: read(v) for k, v in value.items()}
+            return {k: read(v, depth + 1) for k, v in value.items()}
         if isinstance(value, list) and len(value) == 2 and all(v is None or _number(v) for v in value):
             return tuple(value)
-        return [read(v) for v in value] if isinstance(value, list) else value
+        return [read(v, depth + 1) for v in value] if isinstance(value, list) else value
 
     return {field: read(value) for field, value in given.items()}
 
