@@ -12,15 +12,18 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from palate.apps.candidates import Cutter, find_tables
 from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
 from palate.apps.serve.wire import filters
 from palate.config import read_yaml
 from palate.data import Dataset, check
-from palate.errors import ConfigError, DataError, RequestError, SourceError, TemplateError
+from palate.errors import BundleError, ConfigError, DataError, RequestError, SourceError, TemplateError
+from palate.model import bundle
 from palate.prompting import template as templates
 from palate.sources.unpack import extract, opened, select
 
@@ -241,3 +244,25 @@ def test_filters_of_a_body_are_not_endless() -> None:
         deep = [deep]
     with pytest.raises(RequestError, match="filters: nested too deeply"):
         filters({"year": deep})
+
+
+# --- bundles ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model", None), ("base_sha256", 10**30), ("fingerprints", [1]), ("base", 7)]
+)
+def test_a_bundle_whose_json_lacks_what_it_needs(tmp_path: Path, key: str, value: object) -> None:
+    for name in bundle.FILES:
+        (tmp_path / name).write_bytes(b"")
+    told = {"format": 1, "base": "x", "base_sha256": "y", "model": {}, "fingerprints": {}}
+    (tmp_path / "palate.json").write_text(json.dumps({**told, key: value}))
+    with pytest.raises(BundleError, match=f"palate.json: expected '{key}' as a"):
+        bundle.read_meta(tmp_path)
+
+
+def test_item_vectors_that_are_not_finite(tmp_path: Path) -> None:
+    vectors = np.array([[1.0, np.nan]], np.float16)
+    save_file({"image.vectors": vectors, "image.present": np.array([True])}, tmp_path / "features.safetensors")
+    with pytest.raises(BundleError, match="the image vectors hold NaN or infinity"):
+        bundle._load_features(tmp_path / "features.safetensors", {"image": "f"})

@@ -164,6 +164,8 @@ def _load_features(path: Path, fingerprints: Mapping[str, str]) -> dict[str, Fea
         for m, fingerprint in fingerprints.items():
             vectors = file.get_tensor(f"{m}.vectors").astype(np.float32)
             present = file.get_tensor(f"{m}.present")
+            if not np.isfinite(vectors).all():
+                raise BundleError(f"{path}: the {m} vectors hold NaN or infinity")
             tables[m] = Features(m, item_ids, vectors, present, fingerprint, tokens.get(m, 1))
     return tables
 
@@ -188,11 +190,17 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
         raise BundleError(f"{folder}: expected an adapter bundle, found no {', '.join(missing)}")
     try:
         meta = json.loads((folder / "palate.json").read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{folder}/palate.json is not valid JSON: {error}") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         came = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise BundleError(f"{folder}/palate.json: expected format {FORMAT}, got {came!r}; use a matching Palate")
+    for key, kind in (("base", str), ("base_sha256", str), ("model", dict), ("fingerprints", dict)):
+        if not isinstance(meta.get(key), kind):
+            raise BundleError(
+                f"{folder}/palate.json: expected {key!r} as a {kind.__name__}, got {type(meta.get(key)).__name__}; "
+                "the bundle is damaged, get it anew"
+            )
     return meta
 
 
