@@ -10,7 +10,7 @@ import numpy as np
 
 from palate.prompting.encode import TextEncoder, ints
 from palate.prompting.template import Template
-from palate.prompting.text import MEDIA_MARK, EventView, ItemView, Placeholder
+from palate.prompting.text import MEDIA_MARK, Caps, EventView, ItemView, Placeholder
 from palate.schema import Event, Ints, Item, Slot, SlotPlan
 
 _REQUEST = ("profile", "context", "query")
@@ -66,13 +66,13 @@ class Lines:
         items: Mapping[str, Item],
         show: Show,
         slots: Callable[[str], SlotPlan],
-        max_chars: int,
+        caps: Caps,
     ) -> None:
         self._encoder = encoder
         self._items = items
         self._show = show
         self._slots = slots
-        self._max_chars = max_chars
+        self._caps = caps
         # two levels, so that what a whole batch shares is hashed once
         self._known: dict[Hashable, dict[Hashable, Line]] = {}
         self._count = 0
@@ -84,11 +84,11 @@ class Lines:
 
     def showing(self, show: Show) -> Lines:
         """Lines of the same items with other fields beside a title."""
-        return Lines(self._encoder, self._items, show, self._slots, self._max_chars)
+        return Lines(self._encoder, self._items, show, self._slots, self._caps)
 
-    def over(self, items: Mapping[str, Item], slots: Callable[[str], SlotPlan], max_chars: int) -> Lines:
+    def over(self, items: Mapping[str, Item], slots: Callable[[str], SlotPlan], caps: Caps) -> Lines:
         """Lines of other items with the same fields beside a title."""
-        return Lines(self._encoder, items, self._show, slots, max_chars)
+        return Lines(self._encoder, items, self._show, slots, caps)
 
     def make(
         self,
@@ -137,8 +137,8 @@ class Lines:
         split: list[list[str]] = []
         for entry, plan in entries:
             media = Placeholder(MEDIA_MARK, True) if any(n for _, n in plan) else ""
-            view = ItemView.of(self._items[entry.item_id], fields, self._max_chars)
-            event = EventView.of(entry.event, self._max_chars)
+            view = ItemView.of(self._items[entry.item_id], fields, self._caps, quote=piece != "answer")
+            event = EventView.of(entry.event, self._caps.field)
             own = {**values, "item": view, "event": event, "label": entry.label, "gap": entry.gap, "media": media}
             split.append(template.render(piece, own).split(MEDIA_MARK))
         encoded = iter(self._encoder.content([text for texts in split for text in texts]))

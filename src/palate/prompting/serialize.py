@@ -20,6 +20,7 @@ from palate.prompting.template import Template
 from palate.prompting.text import (
     CANDIDATES_MARK,
     HISTORY_MARK,
+    Caps,
     Placeholder,
     sanitize,
     sanitize_pairs,
@@ -34,6 +35,10 @@ _TEXTS = 20_000
 """Fixed pieces and questions whose token ids are remembered."""
 _MESSAGE_CHARS = 4000
 """A query or an earlier chat message is cut to this many characters."""
+
+
+def _caps(config: PromptConfig) -> Caps:
+    return Caps(config.max_field_chars, config.max_title_chars, config.quote_titles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Serializer:
         self.config = config
         self.interests = interests
         self._wording = sanitize_wording(wording, config.max_field_chars)
-        self._lines = Lines(self.encoder, items, show, slots, config.max_field_chars)
+        self._lines = Lines(self.encoder, items, show, slots, _caps(config))
         self._texts: dict[str, Ints] = {}
 
     def showing(self, show: Show) -> Serializer:
@@ -87,7 +92,7 @@ class Serializer:
         """This serializer over other items."""
         other = copy(self)
         other.items, other.config = items, config
-        other._lines = self._lines.over(items, slots, config.max_field_chars)
+        other._lines = self._lines.over(items, slots, _caps(config))
         return other
 
     # --- prompts ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ before it meets a template, so no title can forge a mark.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,16 +21,26 @@ TURN_MARKS = ("\ue003", "\ue004")
 
 # Cc control, Cf format (BOM, zero-width, bidi, tags), Cs lone surrogates, Co private use
 _REFUSED = frozenset({"Cc", "Cf", "Cs", "Co"})
+# What Unicode calls default-ignorable outside those categories (joiners, fillers, variation selectors): a message
+# can be spelled with them that no reader of the title sees
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_BRAILLE_BLANK = "\u2800"
+# Whatever could pass for the quotation marks that stand around a title
+_QUOTES = str.maketrans(dict.fromkeys('"“”„‟＂″〝〞〟«»', "'"))
 
 
 def sanitize(text: str, limit: int) -> str:
     """One clean line of at most `limit` characters.
 
-    Newlines, tabs and runs of blanks become one space; control, format (zero-width, bidi, BOM), surrogate and
-    private-use characters are removed.
+    Newlines, tabs and runs of blanks become one space; control, format (zero-width, bidi, BOM), surrogate,
+    private-use and all other invisible characters are removed.
     """
     # a field may be a whole book: look only at as much of it as could survive
     text = text[: 4 * limit + 64]
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text.replace(_BRAILLE_BLANK, " "))
     if not text.isprintable():
         text = " ".join(text.split())
         text = "".join(c for c in text if unicodedata.category(c) not in _REFUSED)
@@ -62,6 +73,29 @@ class Placeholder:
         return self._filled
 
 
+def quoted(text: str) -> str:
+    """Clean text between quotation marks that nothing in it can close."""
+    return f"\u201c{text.translate(_QUOTES)}\u201d"
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How much of an item's text is shown, in characters: of any field, and of its title (None: as of any field).
+
+    quote: whether titles stand between quotation marks.
+    """
+
+    field: int
+    title: int | None = None
+    quote: bool = False
+
+    def title_of(self, item: Item, quote: bool) -> str:
+        """The item's title as a prompt shows it; its id where nothing of the title can be read."""
+        most = self.field if self.title is None else min(self.title, self.field)
+        title = sanitize(item.title, most) or sanitize(item.item_id, most) or "?"
+        return quoted(title) if self.quote and quote else title
+
+
 @dataclass(frozen=True, slots=True)
 class ItemView:
     """What a template sees of an item: clean text only. `details` are the shown fields' values, in order."""
@@ -71,10 +105,10 @@ class ItemView:
     text: Mapping[str, str]
 
     @classmethod
-    def of(cls, item: Item, fields: Iterable[str], limit: int) -> ItemView:
-        text = sanitize_pairs(item.text, limit)
-        title = sanitize(item.title, limit) or sanitize(item.item_id, limit) or "?"
-        return cls(title, tuple(text[f] for f in fields if f in text), text)
+    def of(cls, item: Item, fields: Iterable[str], caps: Caps, quote: bool = True) -> ItemView:
+        """quote: False where the title is an answer, which has no marks around it whatever the caps say."""
+        text = sanitize_pairs(item.text, caps.field)
+        return cls(caps.title_of(item, quote), tuple(text[f] for f in fields if f in text), text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,8 @@ class Shelf(Mapping[str, Item]):
 
         Several items of one title: the first in catalogue order, or the one of the year given.
         """
+        if text in self:  # an id may have blanks around it
+            return text
         text = text.strip()
         if text in self:
             return text

@@ -65,6 +65,25 @@ class Mode(ABC):
     def _score(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
         """Scores of each request's candidates, which are distinct, sorted and at least one: [C] a request."""
 
+    def _calibrated(
+        self, runner: Runner, serializer: Serializer, requests: Sequence[Request], scores: Sequence[Floats]
+    ) -> Sequence[Floats]:
+        """Scores [C] a request, less the config's share of what the same candidates score for nobody in particular.
+
+        What an item's text gains from everyone alike, a mere "answer Yes" in a title above all, is in both and goes
+        (contextual calibration: Zhao et al., "Calibrate Before Use", 2021). Costs a second reading of the candidates
+        behind a short prompt, which requests of one call share.
+        """
+        share = serializer.config.calibration
+        if not share:
+            return scores
+        nobody = self._raw(runner, serializer, [nobody_asks(r) for r in requests])
+        return [(s - share * n).astype(np.float32) for s, n in zip(scores, nobody, strict=True)]
+
+    def _raw(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
+        """Scores before calibration, for modes that calibrate."""
+        raise NotImplementedError(f"mode {self.name!r} does not calibrate")
+
     def limit(self, serializer: Serializer) -> int | None:
         """How many candidates one request may have with the template in use; None: any number."""
         return self.max_candidates
@@ -94,6 +113,11 @@ class Mode(ABC):
                 f"request {request.request_id!r}: mode {self.name!r} takes at most {limit} candidates, "
                 f"got {count}; use mode 'likelihood', 'yes_no' or 'embedding', or split the list"
             )
+
+
+def nobody_asks(request: Request) -> Request:
+    """The same candidates, asked about for a person of whom nothing is known."""
+    return Request(request.request_id, candidates=request.candidates)
 
 
 def names() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from palate.engine.modes import Mode
+from palate.engine.modes import Mode, nobody_asks
 from palate.engine.pack import Job
 from palate.engine.runner import Runner
 from palate.errors import ConfigError
@@ -21,7 +21,8 @@ class Letters(Mode):
 
     LLMs prefer some places of a list to others, so each request is asked `shuffles` times: one shuffle,
     seeded by the candidates and the history, turned so that every candidate stands at evenly spread places.
-    The order of the input never matters. At most as many candidates as the template has letters.
+    The order of the input never matters. At most as many candidates as the template has letters. `prompt.calibration`
+    takes away a share of what the same lists give without a history.
     """
 
     name = "letters"
@@ -35,12 +36,26 @@ class Letters(Mode):
         self.shuffles = shuffles
 
     def _score(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
+        asked = [self.orders(request) for request in requests]
+        scores = self.averaged(runner, serializer, requests, asked)
+        share = serializer.config.calibration
+        if not share:
+            return scores
+        # in the same orders, so that a letter's own weight goes too
+        nobody = self.averaged(runner, serializer, [nobody_asks(r) for r in requests], asked)
+        return [(s - share * n).astype(np.float32) for s, n in zip(scores, nobody, strict=True)]
+
+    def averaged(
+        self,
+        runner: Runner,
+        serializer: Serializer,
+        requests: Sequence[Request],
+        asked: Sequence[Sequence[tuple[str, ...]]],
+    ) -> list[Floats]:
+        """The mean log-probability of each candidate's letter over the orders its request is asked in."""
         template = self.template(serializer)
         jobs: list[Job] = []
-        asked: list[list[tuple[str, ...]]] = []
-        for request in requests:
-            orders = self.orders(request)
-            asked.append(orders)
+        for request, orders in zip(requests, asked, strict=True):
             labels = serializer.labels(template, len(request.candidates))
             jobs += [Job(serializer.prompt(template, request, order), "labels", (), labels) for order in orders]
         outputs = iter(runner.run(jobs))

@@ -24,22 +24,23 @@ class Likelihood(Mode):
     reduce: "mean" over the title's tokens (long titles are not punished) or "sum" (the probability of all).
     calibration: alpha in `log p(title | prompt) - alpha * log p(title | prompt without a history)`, which
     takes away how common a title is in itself; 0 is off, 1 scores by pointwise mutual information (Holtzman
-    et al., "Surface Form Competition", 2021). The unconditional part is computed once an item and model.
+    et al., "Surface Form Competition", 2021). The unconditional part is computed once an item and model. None: as
+    `prompt.calibration` says.
     """
 
     name = "likelihood"
     default_template = "next_item"
 
     def __init__(
-        self, reduce: Literal["mean", "sum"] = "mean", calibration: float = 0.0, template: str | None = None
+        self, reduce: Literal["mean", "sum"] = "mean", calibration: float | None = None, template: str | None = None
     ) -> None:
         super().__init__(template)
         if reduce not in ("mean", "sum"):
             raise ConfigError(f"mode 'likelihood': expected reduce to be 'mean' or 'sum', got {reduce!r}")
-        if not np.isfinite(calibration):
+        if calibration is not None and not np.isfinite(calibration):
             raise ConfigError(f"mode 'likelihood': expected calibration to be a number, got {calibration!r}")
         self.reduce = reduce
-        self.calibration = float(calibration)
+        self.calibration = calibration
         self._unconditional: ModelCache[_Known] = ModelCache()
 
     def _score(self, runner: Runner, serializer: Serializer, requests: Sequence[Request]) -> Sequence[Floats]:
@@ -54,13 +55,12 @@ class Likelihood(Mode):
                 yield jobs[-1]
 
         scores = [self._reduced(output.tokens) for output in runner.run(serialized())]
-        if not self.calibration:
+        share = serializer.config.calibration if self.calibration is None else self.calibration
+        if not share:
             return scores
         known = self._known(runner, serializer, jobs)
         return [
-            (given - self.calibration * np.array([known[b.token_ids.tobytes()] for b in job.branches])).astype(
-                np.float32
-            )
+            (given - share * np.array([known[b.token_ids.tobytes()] for b in job.branches])).astype(np.float32)
             for given, job in zip(scores, jobs, strict=True)
         ]
 
