@@ -93,8 +93,8 @@ class Video(Target):
             seen = 0
             for chosen, image in films.stills(self.path, reel, moments, 16):
                 seen += len(chosen)
-                if image.mode != "RGB" or max(image.size) > 4096:
-                    raise SilentChange(f"expected a small RGB picture, got {image.mode} {image.size}")
+                if image.mode != "RGB" or image.width * image.height > 4 * films.MAX_PIXELS:
+                    raise SilentChange(f"expected an RGB picture within bounds, got {image.mode} {image.size}")
         except Unusable as error:
             raise FeatureError(f"film: {error}") from None
         if 2 * seen < len(moments):
