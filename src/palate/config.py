@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from palate.errors import ConfigError, did_you_mean
 from palate.schema import Dtype, Quantization
 
-
 MAX_TOLD = 20
 """Mistakes of one file that an error lists."""
 

@@ -6,7 +6,6 @@ import json
 import struct
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from trust import mutate, tiny
 from trust.fuzz import SilentChange, Target
@@ -28,7 +27,7 @@ class Bundles(Target):
     def setup(self, folder: Path) -> None:
         from palate.data import Dataset
 
-        base, data, adapter = tiny.all_of(folder)
+        _, data, adapter = tiny.all_of(folder)
         self.adapter = adapter
         self.other = tiny.base(folder / "other", width=48, seed=3)
         self.items = Dataset.open(data).catalog.item_ids

@@ -35,7 +35,8 @@ FILTERS = (
 ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Name, nodes.Const, nodes.Tuple,
     nodes.List, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.Filter, nodes.Test, nodes.Call, nodes.Getattr,
-    nodes.Getitem, nodes.Slice, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.CondExpr, nodes.Concat, nodes.Add,
+    nodes.Getitem, nodes.Slice, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.CondExpr,
+    nodes.Concat, nodes.Add,
     nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Neg, nodes.Pos,
 )  # fmt: skip
 _LOOP = "_looped"
@@ -69,16 +70,16 @@ def _pairs(mapping: Mapping[str, str], between: str = ", ", link: str = " ") -> 
 
 
 def _join(parts: Iterable[Any], between: str = "") -> str:
-    texts = [str(part) for part in parts]
-    _fits(sum(map(len, texts)) + len(str(between)) * len(texts))
-    joined: str = str(between).join(texts)
+    texts, link = [str(part) for part in parts], str(between)
+    _fits(sum(map(len, texts)) + len(link) * len(texts))
+    joined: str = link.join(texts)
     return joined
 
 
 def _replace(text: Any, old: str, new: str) -> str:
-    text = str(text)
-    _fits(len(text) + text.count(str(old)) * len(str(new)))
-    return text.replace(str(old), str(new))
+    held: str = str(text)
+    _fits(len(held) + held.count(str(old)) * len(str(new)))
+    return held.replace(str(old), str(new))
 
 
 def _round(value: float, digits: int = 0) -> float:
