@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check trust audit coverage format clean
 
 demo: $(STAMP)
 	$(BIN)/palate demo
@@ -21,6 +21,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# generated inputs at every door and faults in real jobs: two tables
+trust: $(STAMP)
+	$(BIN)/python -m trust
 
 format: $(STAMP)
 	$(BIN)/ruff format .
