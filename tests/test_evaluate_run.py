@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -187,6 +188,7 @@ class Echo:
     """A stand-in recommender: the item's number is its score; it answers in reverse and may skip one."""
 
     config = PromptConfig()
+    meta: ClassVar = {}
 
     def __init__(self, skip=None):
         self.skip = skip
@@ -240,7 +242,7 @@ def test_a_real_recommender_on_a_tiny_base(tiny_base, tiny_data):
 
 def test_base_of(tmp_path):
     assert base_of(None) == "smollm2-135m-instruct"
-    assert base_of("hub:org/name@rev") == "hub:org/name@rev"
+    assert base_of("path:some/where") == "path:some/where"
     (tmp_path / "palate.json").write_text('{"base": "path:somewhere"}')
     assert base_of(tmp_path) == "path:somewhere"
     (tmp_path / "palate.json").write_text("[]")
@@ -289,7 +291,9 @@ def test_json_repeats_every_number(result, tmp_path):
     assert plain["versions"].keys() >= {"python", "torch", "numpy"}
     assert "command" not in plain
     write(result, tmp_path / "again.json", "palate evaluate 'a b'")
-    assert json.loads((tmp_path / "again.json").read_text()) == {**plain, "command": "palate evaluate 'a b'"}
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again.pop("manifest")["seeds"] == {"evaluation": 1}
+    assert again == {**plain, "command": "palate evaluate 'a b'"}
     assert differences(result, "blind")[0]["a"] == "blind"
 
 

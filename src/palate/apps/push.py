@@ -21,7 +21,7 @@ from palate.model.card import card
 FILES = (*bundles.FILES, "features.safetensors", "README.md")
 KEYS = {
     "format", "name", "base", "base_sha256", "model", "fingerprints", "data", "encoders", "captions", "templates",
-    "prompt", "config", "training", "metrics", "decision", "news",
+    "prompt", "config", "training", "metrics", "decision", "news", "manifest",
 }  # fmt: skip
 """What palate.json may say. Another key is a reason to look before anything is sent."""
 DATA = {"name", "fingerprint", "users", "items", "interactions"}

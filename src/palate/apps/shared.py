@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -155,7 +154,9 @@ def plain(recommendations: Sequence[Recommendation]) -> list[dict[str, Any]]:
 
 def command_line() -> str:
     """The command this process was started with, as a shell takes it, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    from palate.evaluate.environment import command_line as told
+
+    return told()
 
 
 def print_json(value: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from palate import retrieve
 from palate.config import ModelConfig
 from palate.errors import BundleError, ConfigError, DataError, did_you_mean
+from palate.evaluate.environment import bundle_fingerprints
 from palate.evaluate.protocol import EvalCase
 from palate.recommender.fused import FUSED, content_tables
 from palate.recommender.loading import resolve
@@ -99,6 +100,7 @@ class RecommenderSystem:
         self.dataset = dataset
         self.mode = mode
         self.batch = batch
+        self.about: dict[str, Any] = {"adapter": bundle_fingerprints(recommender.meta)} if recommender.meta else {}
 
     def score(self, cases: Sequence[EvalCase]) -> list[Floats]:
         """Scores in the order of `case.items(N)`, from requests that carry the case's own history."""

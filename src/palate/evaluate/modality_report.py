@@ -11,7 +11,7 @@ from rich.table import Table
 
 from palate.evaluate.ablate import FULL
 from palate.evaluate.modalities import Study
-from palate.evaluate.report import difference, facts, grid, save, to_dict
+from palate.evaluate.report import difference, facts, grid, made_by, save, to_dict
 from palate.evaluate.slices import COLD, Slice
 
 METRICS = 2
@@ -74,7 +74,7 @@ def _cells(study: Study, part: Slice, name: str) -> list[str]:
 
 def to_json(study: Study, ranks: bool = False, command: str = "") -> str:
     """The result as `report.to_dict` has it, with `ablation`: slices, their values and differences, sentences; and the
-    command where it is known.
+    run manifest where the command is known.
     """
     result = study.result
     ablation = {
@@ -90,7 +90,7 @@ def to_json(study: Study, ranks: bool = False, command: str = "") -> str:
         "slices": [_slice(study, part) for part in study.slices],
         "sentences": study.sentences(),
     }
-    plain = {**to_dict(result, ranks), "ablation": ablation} | ({"command": command} if command else {})
+    plain = {**to_dict(result, ranks), "ablation": ablation} | made_by(result, command)
     return json.dumps(plain, indent=None if ranks else 2, ensure_ascii=False) + "\n"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from palate.data.rated import RatedSplit
 from palate.errors import BundleError, ConfigError
+from palate.evaluate.environment import bundle_fingerprints
 from palate.evaluate.metrics import Reals
 from palate.evaluate.protocol import Part
 from palate.evaluate.rating_cases import RatedCase, learnable
@@ -137,7 +138,7 @@ class AdapterRatings:
         if self.mode not in MODES:
             raise ConfigError(f"the rating protocol reads expected ratings: expected a mode of {MODES}, got {mode!r}")
         self.name = f"{name} ({self.mode})"
-        self.about: Mapping[str, Any] = {}
+        self.about: Mapping[str, Any] = {"adapter": bundle_fingerprints(recommender.meta)}
         self._recommender, self._dataset = recommender, dataset
 
     def predict(self, cases: Sequence[RatedCase], progress: Callable[[int, int], None]) -> Reals:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from palate import __version__
-from palate.evaluate.environment import versions
+from palate.evaluate.environment import manifest, versions
 from palate.evaluate.metrics import LEVEL, RESAMPLES, Paired
 from palate.evaluate.rating import RatingResult, RatingSystem
 from palate.evaluate.rating_models import BIAS_ONLY
@@ -207,6 +207,12 @@ def to_dict(result: RatingResult, rows: bool = False) -> dict[str, Any]:
 
 
 def to_json(result: RatingResult, rows: bool = False, command: str = "") -> str:
-    """`to_dict` as JSON, with the command where it is known: indented without rows, on one line with them."""
-    plain = to_dict(result, rows) | ({"command": command} if command else {})
+    """`to_dict` as JSON, with the run manifest where the command is known: indented without rows, on one line with
+    them.
+    """
+    plain = to_dict(result, rows)
+    if command:
+        adapters = {s.name: s.about["adapter"] for s in result.systems if "adapter" in s.about}
+        prints = {"data": result.fingerprint, "adapters": adapters}
+        plain |= {"command": command, "manifest": manifest(command, {"evaluation": result.seed}, prints)}
     return json.dumps(plain, indent=None if rows else 2, ensure_ascii=False) + "\n"

@@ -12,7 +12,7 @@ from rich.table import Table
 from palate import __version__
 from palate.errors import ConfigError
 from palate.evaluate.beyond import MEASURES
-from palate.evaluate.environment import versions
+from palate.evaluate.environment import manifest, versions
 from palate.evaluate.metrics import LEVEL, RESAMPLES, Interval, Paired
 from palate.evaluate.run import TOP, Result
 
@@ -276,7 +276,19 @@ def card_rows(result: Result | RatingResult, metrics: int = 2) -> list[dict[str,
     ]
 
 
+def made_by(result: Result, command: str) -> dict[str, Any]:
+    """The command and the run manifest, as keys of a result file; nothing without a command."""
+    if not command:
+        return {}
+    prints = {"data": result.fingerprint, "candidates": result.candidates}
+    adapters = {s.name: s.about["adapter"] for s in result.systems if "adapter" in s.about}
+    made = manifest(command, {"evaluation": result.seed}, {**prints, "adapters": adapters})
+    return {"command": command, "manifest": made}
+
+
 def to_json(result: Result, ranks: bool = False, command: str = "") -> str:
-    """`to_dict` as JSON, with the command where it is known: indented without ranks, on one line with them."""
-    plain = to_dict(result, ranks) | ({"command": command} if command else {})
+    """`to_dict` as JSON, with the run manifest where the command is known: indented without ranks, on one line with
+    them.
+    """
+    plain = to_dict(result, ranks) | made_by(result, command)
     return json.dumps(plain, indent=None if ranks else 2, ensure_ascii=False) + "\n"

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from palate import __version__
+from palate.evaluate.environment import manifest
 from palate.evaluate.metrics import LEVEL, RESAMPLES
 from palate.evaluate.report import difference, grid, save
 from palate.evaluate.stream import GROUPS, METRICS, StreamResult
@@ -126,8 +127,8 @@ def tables(result: StreamResult) -> list[Table]:
     return out
 
 
-def to_json(result: StreamResult) -> str:
-    """Everything, every question's rank too."""
+def to_json(result: StreamResult, command: str = "") -> str:
+    """Everything, every question's rank too; and the run manifest where the command is known."""
     told: dict[str, Any] = {
         "data set": result.dataset,
         "fingerprint": result.fingerprint,
@@ -156,9 +157,11 @@ def to_json(result: StreamResult) -> str:
             if (f := result.value(arm, m, g, n)) is not None
         ],
     }
+    if command:
+        told["manifest"] = manifest(command, {"replay": result.seed}, {"data": result.fingerprint})
     return json.dumps(told, indent=1) + "\n"
 
 
-def write(result: StreamResult, path: str | Path) -> Path:
+def write(result: StreamResult, path: str | Path, command: str = "") -> Path:
     """Write Markdown or JSON, by suffix (.md or .json)."""
-    return save(path, lambda: to_markdown(result), lambda: to_json(result))
+    return save(path, lambda: to_markdown(result), lambda: to_json(result, command))

@@ -17,9 +17,9 @@ FORMAT = "palate-features-1"
 HALF_MAX = 65_504.0
 
 
-def save_features(path: str | Path, tables: Mapping[str, Features]) -> None:
+def save_features(path: str | Path, tables: Mapping[str, Features], made: str = "") -> None:
     """Write tables of the same items: per modality the present rows as float16 and a mask, and the item ids
-    once.
+    once. made: a run manifest as JSON, kept among the file's metadata.
 
     Rounding to float16 costs at most 1 part in 2,048 of a value; a table with values over 65,504 stays
     float32. Written whole or not at all. Raises FeatureError where the tables do not share their items.
@@ -40,7 +40,8 @@ def save_features(path: str | Path, tables: Mapping[str, Features]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save(arrays, metadata={"format": FORMAT, "fingerprints": prints, "tokens": tokens}))
+    facts = {"format": FORMAT, "fingerprints": prints, "tokens": tokens, **({"manifest": made} if made else {})}
+    temporary.write_bytes(save(arrays, metadata=facts))
     temporary.replace(path)
 
 

@@ -4,7 +4,8 @@ does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from palate.data.coldusers import held_out_users
 from palate.data.rated import RatedSplit, held_out_ratings
 from palate.data.splits import held_out_record
 from palate.evaluate import protocol
+from palate.evaluate.environment import command_line, manifest
 from palate.model import bundle
 from palate.train.checkpoint import Progress
 from palate.train.prepare import Ready
@@ -38,6 +40,18 @@ def export(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world: 
     if ready.model.soft is not None:  # rows that only training needs stay behind
         ready.model.soft.align(ready.dataset.catalog.item_ids)
     return bundle.save(output_folder(ready), ready.model, describe(ready, progress, metrics, world))
+
+
+def public_words(words: Sequence[str]) -> list[str]:
+    """The words of a training command without what names places on one machine, since a bundle travels."""
+    local = {"data", "media", "train.output", "train.run", "train.start"}
+    kept = []
+    for word in words:
+        key, mark, _ = word.partition("=")
+        if mark and key in local:
+            continue
+        kept.append(word if mark else Path(word).name or word)
+    return kept
 
 
 def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world: int) -> dict[str, Any]:
@@ -83,6 +97,7 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
             "held out": HELD_OUT[held.split_by],
             **unseen,
         },
+        "manifest": manifest(command_line(public_words(sys.argv[1:])), {"train": config.train.seed}),
         **({"news": ready.news.to_dict()} if ready.news and not ready.news.same_data else {}),
         "metrics": [
             {

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palate.apps.shared import command_line
+
 if TYPE_CHECKING:
     from palate.config import CaptionConfig
     from palate.data import Dataset
@@ -51,6 +53,7 @@ def captions(
     result = write(list(dataset.catalog.values()), chosen, progress=not as_json)
     if out is not None:
         _table(out, result)
+        _beside(out, dataset, chosen)
     if as_json:
         typer.echo(json.dumps(_facts(result, out), ensure_ascii=False, indent=2))
     else:
@@ -77,6 +80,15 @@ def _table(path: Path, result: CaptionSet) -> None:
         rows = csv.writer(file)
         rows.writerow(["item_id", *result.texts])
         rows.writerows([item_id, *(texts.get(item_id, "") for texts in result.texts.values())] for item_id in ids)
+
+
+def _beside(out: Path, dataset: Dataset, chosen: dict[str, CaptionConfig]) -> None:
+    """OUT.manifest.json, as a table has no room for it."""
+    from palate.evaluate.environment import manifest, write_beside
+    from palate.features import captions_meta
+
+    prints = {"data": dataset.fingerprint, "captions": captions_meta(chosen)}
+    write_beside(out, manifest(command_line(), None, prints))
 
 
 def _facts(result: CaptionSet, out: Path | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from palate.apps.shared import (
     Precision,
     Quantize,
     User,
+    command_line,
     context,
     load,
     note_stranger,
@@ -69,9 +71,17 @@ def explain(
     note_stranger(rec, user, chosen)
     found = rec.explain(item, user, chosen, mode, around)
     if output is not None:
-        text = found.to_html() if output.suffix.lower() == ".html" else found.to_json() + "\n"
+        from palate.evaluate.environment import bundle_fingerprints, manifest, write_beside
+
+        prints = {"data": rec.dataset.fingerprint, "adapter": bundle_fingerprints(rec.meta) if rec.meta else {}}
+        made = manifest(command_line(), None, prints)
         try:
-            output.write_text(text, encoding="utf-8", errors="replace")
+            if output.suffix.lower() == ".html":
+                output.write_text(found.to_html(), encoding="utf-8", errors="replace")
+                write_beside(output, made)
+            else:
+                whole = json.dumps({**found.to_dict(), "manifest": made}, ensure_ascii=False, indent=2)
+                output.write_text(whole + "\n", encoding="utf-8", errors="replace")
         except OSError as error:
             raise ConfigError(f"--output: cannot write {output}: {error.strerror or error}") from None
     if as_json:

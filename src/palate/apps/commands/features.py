@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palate.apps.shared import command_line
+
 if TYPE_CHECKING:
     from palate.config import EncoderConfig
     from palate.data import Dataset
@@ -47,11 +49,19 @@ def features(
     result = compute(items, train, chosen, progress=not as_json)
     result.problems.extend(unusable)
     if out is not None:
-        save_features(out, result.tables)
+        save_features(out, result.tables, json.dumps(_made(dataset, result)))
     if as_json:
         typer.echo(json.dumps(_facts(result, out), ensure_ascii=False, indent=2))
     else:
         _print(result, out, len(items))
+
+
+def _made(dataset: Dataset, result: FeatureSet) -> dict[str, Any]:
+    """The run manifest; encoders are seeded by their options, which their fingerprints cover."""
+    from palate.evaluate.environment import manifest
+
+    prints = {m: table.fingerprint for m, table in result.tables.items()}
+    return manifest(command_line(), None, {"data": dataset.fingerprint, "features": prints})
 
 
 def _captioned(dataset: Dataset, config: Path | None, progress: bool) -> tuple[list[Item], list[Problem]]:

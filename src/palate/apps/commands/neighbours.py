@@ -45,6 +45,7 @@ def neighbours(
     Example: palate neighbours data/ml-100k --modality image --field genres -o posters.png
     """
     from palate.data import Dataset
+    from palate.evaluate.environment import manifest, write_beside
     from palate.features.neighbours import agreement, nearest
 
     dataset = Dataset.open(folder)
@@ -56,6 +57,10 @@ def neighbours(
     shares = agreement(table, labels, k, seed=seed) if enough else None
     if out is not None:
         _draw(out, dataset, table, found, label, shares)
+        made = manifest(
+            shared.command_line(), {"draw": seed}, {"data": dataset.fingerprint, "features": table.fingerprint}
+        )
+        write_beside(out, made)
     if as_json:
         shared.print_json(_facts(dataset, table, found, label, shares, out))
         return

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from palate.apps.shared import command_line
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -77,11 +79,11 @@ def _show(result: object, output: Path | None, plot: Path | None, as_json: bool)
 
     assert isinstance(result, StreamResult)
     if output:
-        write(result, output)
+        write(result, output, command_line())
     if plot:
         over_time(plot, result)
     if as_json:
-        typer.echo(to_json(result), nl=False)
+        typer.echo(to_json(result, command_line()), nl=False)
         return
     console = Console()
     console.print(facts(result), markup=False, highlight=False)

@@ -103,7 +103,7 @@ def _texts(paths: list[Path], found: Material) -> list[tuple[Path, str]]:
     made = []
     for path in paths:
         if whole is None or path.suffix.lower() == ".json":
-            made.append((path, summary(found.columns, found.ratings, found.reference)))
+            made.append((path, summary(found.columns, found.ratings, found.reference, command_line())))
         else:
             made.append((path, page(whole) if path.suffix.lower() == ".html" else markdown(whole)))
     return made

@@ -9,6 +9,7 @@ from typing import Any
 
 from palate.apps.report.columns import Column
 from palate.apps.report.results import SUMMARY, ResultFile, SystemEntry
+from palate.evaluate.environment import manifest
 
 FORMAT = 1
 DIGITS = 6
@@ -20,15 +21,18 @@ _KEPT = (
 """Keys of a result that say nothing of a single user or item."""
 
 
-def summary(found: Sequence[Column], ratings: Sequence[ResultFile], reference: str) -> str:
+def summary(found: Sequence[Column], ratings: Sequence[ResultFile], reference: str, command: str = "") -> str:
     """The columns with the differences from `reference`, and ratings, as JSON that `results.read` takes; numbers with
-    six digits.
+    six digits. command: what asked for it, for the run manifest.
     """
     rows = [_result(result) for column in found for result in column.results]
     rows += [{**_result(r), "differences": [d.model_dump() for d in r.differences]} for r in ratings]
     means = [row for column in found for row in _means(column)]
     pairs = [row for column in found for row in _pairs(column, reference)]
-    plain = {SUMMARY: FORMAT, "results": rows, "means": means, "pairs": pairs}
+    plain: dict[str, Any] = {SUMMARY: FORMAT, "results": rows, "means": means, "pairs": pairs}
+    if command:
+        prints = sorted({str(row["data_fingerprint"]) for row in rows})
+        plain["manifest"] = manifest(command, None, {"data": prints})
     return json.dumps(_short(plain), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -19,6 +19,7 @@ from palate.apps.candidates.tables import FORMATS
 from palate.apps.scoring.job import Job
 from palate.apps.scoring.parts import Parts, sync, writing
 from palate.errors import DataError
+from palate.evaluate.environment import command_line, manifest
 
 ROWS = 100_000
 """Rows in a row group of the output."""
@@ -75,7 +76,10 @@ class Target:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             told = made / "summary.json"
-            told.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            told.write_text(
+                json.dumps(summary | {"manifest": _made(summary)}, indent=1, ensure_ascii=False) + "\n",
+                encoding="utf-8",
+            )
             bad = made / "rejects.jsonl"
             some = _rejects(bad, parts, count)
             if self.kind:
@@ -204,3 +208,9 @@ class _Jsonl(_Text):
 
 
 _FORMATS: dict[str, type[_Parquet] | type[_Text]] = {".parquet": _Parquet, ".csv": _Csv, ".jsonl": _Jsonl}
+
+
+def _made(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The run manifest. Scores are seeded by nothing: they follow from what is named here."""
+    told = summary.get("identity", {})
+    return manifest(command_line(), None, {k: told.get(k) for k in ("input", "data", "adapters", "new_items")})

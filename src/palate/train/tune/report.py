@@ -85,8 +85,8 @@ def _importances(study: Study) -> dict[str, float]:
     return {key: round(float(share), 4) for key, share in found.items()}
 
 
-def write(folder: Path, found: Summary, best: Mapping[str, Any]) -> None:
-    """best.yaml, trials.csv and summary.json, each whole or not at all."""
+def write(folder: Path, found: Summary, best: Mapping[str, Any], made_by: Mapping[str, Any]) -> None:
+    """best.yaml, trials.csv and summary.json, each whole or not at all. made_by: the run manifest."""
     assert found.best_row is not None
     ended, given_up = found.count("ended"), found.count("given up")
     head = (
@@ -105,12 +105,13 @@ def write(folder: Path, found: Summary, best: Mapping[str, Any]) -> None:
             known = [r.number, r.state, r.value, len(r.reported), r.seconds, r.retry_of]
             table.writerow([*("" if v is None else v for v in known), *values, r.reason])
     made.replace(folder / "trials.csv")
-    _replace(folder / "summary.json", to_json(found))
+    _replace(folder / "summary.json", to_json(found, made_by))
 
 
-def to_json(found: Summary) -> str:
-    """The whole summary."""
-    return json.dumps(asdict(found), indent=1, default=str) + "\n"
+def to_json(found: Summary, made_by: Mapping[str, Any] | None = None) -> str:
+    """The whole summary, with the run manifest where it is given."""
+    plain = asdict(found) | ({"manifest": dict(made_by)} if made_by is not None else {})
+    return json.dumps(plain, indent=1, default=str) + "\n"
 
 
 def _replace(path: Path, text: str) -> None:

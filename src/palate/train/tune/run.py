@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palate.errors import ConfigError, TrainingDiverged
+from palate.evaluate.environment import command_line, manifest
 from palate.train.guard import Stopped
 from palate.train.tune.file import TuneConfig
 from palate.train.tune.objective import Fitting, Objective, forget, objective
@@ -119,8 +120,9 @@ def _keep(study: Study, asked: Objective) -> Summary:
             if best is not None and study.place(trial) != study.place(best):
                 forget(study.place(trial))
         found = summary(study, asked.name, asked.metric)
+        made = manifest(command_line(), {"study": study.seed}, {"data": asked.identity()["data fingerprint"]})
         if best is not None:
-            write(study.folder, found, asked.best(study.values(best), study.place(best)))
+            write(study.folder, found, asked.best(study.values(best), study.place(best)), made)
         return found
 
 
