@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check trust audit coverage format clean
+.PHONY: demo test test-all check trust audit coverage lock docs format clean
 
 demo: $(STAMP)
 	$(BIN)/palate demo
@@ -25,6 +25,22 @@ check: $(STAMP)
 # generated inputs at every door and faults in real jobs: two tables
 trust: $(STAMP)
 	$(BIN)/python -m trust
+
+# pins, hashes, licences, SBOM and advisories of what Palate depends on; exit code 3: not all of it could be checked
+audit: $(STAMP)
+	$(BIN)/python scripts/audit.py
+
+# requirements.lock and docs/licences.md, after constraints.txt changed
+lock: $(STAMP)
+	$(BIN)/python scripts/lock.py
+	$(BIN)/python scripts/audit.py --write
+
+# docs/cli.md and docs/config.md, from the code
+docs: $(STAMP)
+	$(BIN)/python scripts/pages.py
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not gpu" --cov=src/palate --cov-report=term:skip-covered
 
 format: $(STAMP)
 	$(BIN)/ruff format .

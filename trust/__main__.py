@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before torch and numpy: the two processes share two cores
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("PALATE_OFFLINE", "1")
+if __name__ == "__main__":  # not where a test imports this: the tests after it would have them, too
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")  # before torch and numpy: the two processes share two cores
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("PALATE_OFFLINE", "1")
 
 from palate.registry import plugins  # noqa: E402
 from trust import report  # noqa: E402

@@ -99,7 +99,7 @@ def train(
         AcceleratorState._reset_state()
 
 
-def _precision(config: RunConfig, how: How) -> str:
+def _precision(config: RunConfig, how: How = "ddp") -> str:
     """accelerate's name for the precision of `model.dtype` on the device it is going to use."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
