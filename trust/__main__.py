@@ -17,11 +17,11 @@ if __name__ == "__main__":  # not where a test imports this: the tests after it 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PALATE_OFFLINE", "1")
 
-from palate.registry import plugins  # noqa: E402
-from trust import report  # noqa: E402
-from trust.faults import Fault, Outcome  # noqa: E402
-from trust.fuzz import Target  # noqa: E402
-from trust.pool import Pool, Tally, inline  # noqa: E402
+from palate.registry import plugins
+from trust import report
+from trust.faults import Fault, Outcome
+from trust.fuzz import Target
+from trust.pool import Pool, Tally, inline
 
 INPUTS = 10_000
 RESULTS = Path("docs/results/trust.md")
