@@ -170,6 +170,7 @@ def test_the_command_writes_a_page_and_json(where: list[str], tmp_path: Path) ->
     done = runner.invoke(cli.build(), ["explain", "GoldenEye", *where, *options])
     assert done.exit_code == 0, done.output
     plain = json.loads((tmp_path / "why.json").read_text(encoding="utf-8"))
+    assert plain.pop("manifest")["fingerprints"].keys() == {"data", "adapter"}
     assert plain == json.loads(done.stdout)
     assert [p["label"] for p in plain["groups"]["fields"] if p["of"] == "person"] == ["time, now"]
 

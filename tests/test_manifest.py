@@ -45,8 +45,8 @@ def test_the_command_is_told_without_its_folder(monkeypatch: pytest.MonkeyPatch)
 def test_a_bundle_tells_no_place_of_a_machine() -> None:
     words = [
         "train",
-        "/home/me/configs/mine.yaml",
-        "data=/home/me/d",
+        "/somewhere/me/configs/mine.yaml",
+        "data=/somewhere/me/d",
         "train.run=/tmp/r",
         "train.epochs=2",
         "--continue",
