@@ -119,13 +119,13 @@ def test_a_stream_opened_at_a_position_goes_on_from_it(lengths: list[int], packs
 
 def test_prefetching_changes_nothing_and_passes_errors_on() -> None:
     lengths = [5, 9, 3, 30, 2, 17]
-    plain, ahead = Stream(Fake(lengths), 40, Position()), Prefetch(Stream(Fake(lengths), 40, Position()))
+    plain, ahead = Stream(Fake(lengths), 40, Position()), Prefetch(Stream(Fake(lengths), 40, Position()).next)
     for _ in range(20):
         a, b = plain.next(), ahead.next()
         assert np.array_equal(a.pack.token_ids, b.pack.token_ids)
         assert a.after == b.after
     ahead.close()
-    broken = Prefetch(Stream(Fake([50, 5]), 40, Position()))
+    broken = Prefetch(Stream(Fake([50, 5]), 40, Position()).next)
     with pytest.raises(BudgetError, match=r"takes 50 tokens, a pack holds 40; raise train\.batch_tokens"):
         broken.next()
     broken.close()

@@ -276,6 +276,23 @@ class TeacherConfig(Config):
     1 fits one set on all users."""
 
 
+class PrivacyConfig(Config):
+    """Differentially private training (DP-SGD): what one user's events, all together, can change is bounded."""
+
+    epsilon: float | None = Field(None, gt=0)
+    """What the whole run may spend; the noise follows from it. Give this or `noise`."""
+    noise: float | None = Field(None, gt=0)
+    """Standard deviation of the noise of a step over `clip`; epsilon follows from it."""
+    delta: float | None = Field(None, gt=0, lt=1)
+    """Chance that the bound does not hold; None means 1 / users ** 1.1."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of one user's gradient, in the place of `train.clip`."""
+    users: int = Field(64, ge=1)
+    """Users a step takes on average: each is drawn by itself with the same chance."""
+    seed: int | None = None
+    """For tests: draws and noise that can be repeated, and so taken away again. None draws them from the system."""
+
+
 class TrainConfig(Config):
     """Optimisation, checkpoints and validation."""
 
@@ -313,6 +330,7 @@ class TrainConfig(Config):
     task_weights: dict[str, float] = {}
     """Loss weight per task; 1 where absent."""
     teacher: TeacherConfig | None = None
+    privacy: PrivacyConfig | None = None
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints; a signal saves one as well."""
     validate_every: int = Field(0, ge=0)

@@ -30,9 +30,13 @@ def card(name: str, meta: Mapping[str, Any]) -> str:
     if data:
         lines.append(f"| data | {data.get('name', '?')}, fingerprint `{str(data.get('fingerprint', '?'))[:16]}` |")
     for key, value in (meta.get("training") or {}).items():
-        lines.append(f"| {key} | {value} |")
+        lines.append(f"| {key} | {_cell(value)} |")
     lines += ["", *_metrics(meta.get("metrics") or []), *_use(name)]
     return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return "; ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _metrics(rows: list[Mapping[str, Any]]) -> list[str]:

@@ -8,10 +8,10 @@ none waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,8 +20,9 @@ from palate.errors import BudgetError
 from palate.schema import Ints, Pack
 from palate.train.task import IGNORE, Example
 
+T = TypeVar("T")
 AHEAD = 3
-"""Packs built in the background while one is trained on."""
+"""Steps whose packs are built in the background while one is taken."""
 SAMPLE = 96
 """Examples of each task that the length of an epoch is estimated from."""
 
@@ -149,18 +150,18 @@ class Stream:
         return Position(at.epoch + 1, 0)
 
 
-class Prefetch:
-    """Builds a stream's packs in one background thread, so that tokenisation overlaps compute."""
+class Prefetch(Generic[T]):
+    """Calls `draw` ahead in one background thread, so that tokenisation overlaps compute."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, draw: Callable[[], T]) -> None:
+        self._draw = draw
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="palate-packs")
-        self._ready: deque[Future[Batch]] = deque(self._worker.submit(stream.next) for _ in range(AHEAD))
+        self._ready: deque[Future[T]] = deque(self._worker.submit(draw) for _ in range(AHEAD))
 
-    def next(self) -> Batch:
-        """The stream's next pack; an error raised while building it is raised here."""
+    def next(self) -> T:
+        """What comes next; an error raised while building it is raised here."""
         future = self._ready.popleft()
-        self._ready.append(self._worker.submit(self._stream.next))
+        self._ready.append(self._worker.submit(self._draw))
         return future.result()
 
     def close(self) -> None:

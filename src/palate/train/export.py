@@ -35,11 +35,17 @@ def output_folder(ready: Ready) -> Path:
     return Path(ready.config.train.output or Path("adapters") / ready.config.name)
 
 
-def export(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world: int) -> Path:
-    """Save the model's current weights as a bundle; returns its folder."""
+def export(
+    ready: Ready,
+    progress: Progress,
+    metrics: Mapping[str, Any],
+    world: int,
+    spent: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save the model's current weights as a bundle; returns its folder. spent: of privacy, see `private.told`."""
     if ready.model.soft is not None:  # rows that only training needs stay behind
         ready.model.soft.align(ready.dataset.catalog.item_ids)
-    return bundle.save(output_folder(ready), ready.model, describe(ready, progress, metrics, world))
+    return bundle.save(output_folder(ready), ready.model, describe(ready, progress, metrics, world, spent))
 
 
 def public_words(words: Sequence[str]) -> list[str]:
@@ -54,7 +60,13 @@ def public_words(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world: int) -> dict[str, Any]:
+def describe(
+    ready: Ready,
+    progress: Progress,
+    metrics: Mapping[str, Any],
+    world: int,
+    spent: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What `palate.json` says of the run; the bundle adds base, model config and feature fingerprints.
 
     metrics: {"step", metric: {"value", "low", "high", "n"}} of the best validation, or empty.
@@ -96,13 +108,14 @@ def describe(ready: Ready, progress: Progress, metrics: Mapping[str, Any], world
             "seed": config.train.seed,
             "held out": HELD_OUT[held.split_by],
             **unseen,
+            **({"privacy": dict(spent)} if spent else {}),
         },
         "manifest": manifest(command_line(public_words(sys.argv[1:])), {"train": config.train.seed}),
         **({"news": ready.news.to_dict()} if ready.news and not ready.news.same_data else {}),
         "metrics": [
             {
                 "system": config.name,
-                "protocol": f"{held.label}, validation item, best of the run",
+                "protocol": f"{held.label}, validation item, {'last' if spent else 'best'} of the run",
                 "metric": name,
                 **found,
                 "seed": config.train.seed,

@@ -19,8 +19,8 @@ from palate.data import Dataset
 from palate.errors import ConfigError, TrainingDiverged
 from palate.model.hardware import pick_dtype
 from palate.train import checkpoint as ckpt
-from palate.train import shard, zero
-from palate.train.collate import Position, Prefetch, Stream, packs_per_epoch
+from palate.train import privacy, private, shard, zero
+from palate.train.collate import Batch, Position, Prefetch, Stream, packs_per_epoch
 from palate.train.export import export
 from palate.train.guard import Interrupt, locked
 from palate.train.journal import Journal
@@ -78,6 +78,7 @@ def train(
         shard.check(config, os.environ)
     elif how == "zero":
         zero.check(os.environ)
+    privacy.check(config, int(os.environ.get("WORLD_SIZE", "1")), how)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     precision = _precision(config, how)
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
@@ -138,8 +139,7 @@ class Trainer:
         self.run_folder = run_folder(ready.config)
         self.main = bool(accelerator.is_main_process)
         self.rank, self.world = int(accelerator.process_index), int(accelerator.num_processes)
-        packs = packs_per_epoch(ready.mixture, self.config.batch_tokens)
-        self.epoch_steps = -(-packs // (self.config.accumulate * self.world))
+        self.epoch_steps = self._epoch_steps()
         planned = max(1, round(self.config.epochs * self.epoch_steps))
         self.total = min(planned, self.config.max_steps or planned)
         until = self.config.until
@@ -150,7 +150,29 @@ class Trainer:
         weights = ready.mixture.weights(self.config.task_weights)
         self.weights = dict(zip(ready.mixture.names, weights, strict=True))
         dtype = torch.bfloat16 if precision == "bf16" else None
-        self.update = Update(self.model, self.config, weights, accelerator, ready.withheld, ready.teacher, how, dtype)
+        self.plan = self._plan()
+        self.update: Update | private.PrivateUpdate
+        if self.plan is not None:
+            self.update = private.PrivateUpdate(
+                self.model, self.config, weights, accelerator, self.plan, ready.withheld
+            )
+        else:
+            self.update = Update(
+                self.model, self.config, weights, accelerator, ready.withheld, ready.teacher, how, dtype
+            )
+
+    def _epoch_steps(self) -> int:
+        """Optimizer steps an epoch."""
+        if self.config.privacy is not None:
+            return max(1, round(len(private.users_of(self.ready.mixture)) / self.config.privacy.users))
+        packs = packs_per_epoch(self.ready.mixture, self.config.batch_tokens)
+        return -(-packs // (self.config.accumulate * self.world))
+
+    def _plan(self) -> privacy.Plan | None:
+        asked = self.config.privacy
+        if asked is None:
+            return None
+        return privacy.plan(asked, len(private.users_of(self.ready.mixture)), self.total)
 
     # --- the run --------------------------------------------------------------------------------------
 
@@ -198,14 +220,15 @@ class Trainer:
             f"{self.epoch_steps} steps an epoch, {self.total} in all, on {self.world} process"
             f"{'es' if self.world > 1 else ''} ({self.accelerator.device})"
         )
+        if self.plan is not None:
+            journal.say(self.plan.line())
         if self.progress.finished:
             journal.say(f"finished before, at step {self.progress.step}; --restart trains anew")
         elif found:
             journal.say(f"resumed at step {self.progress.step} from {self.run_folder}")
 
     def _loop(self, journal: Journal) -> None:
-        stream = Stream(self.ready.mixture, self.config.batch_tokens, self.position, rank=self.rank, world=self.world)
-        data = Prefetch(stream)
+        data = Prefetch(self._draws())
         every = self._every
         try:
             if self.extras.first and not self.progress.step and self.ready.validator.size:
@@ -227,15 +250,24 @@ class Trainer:
         finally:
             data.close()
 
+    def _draws(self) -> Callable[[], list[Batch]]:
+        """What draws the packs of one step."""
+        mixture, budget = self.ready.mixture, self.config.batch_tokens
+        if self.plan is not None:
+            assert self.config.privacy is not None
+            return private.Draws(mixture, self.plan, budget, self.config.privacy.seed, self.progress.step).next
+        stream = Stream(mixture, budget, self.position, rank=self.rank, world=self.world)
+        return lambda: [stream.next() for _ in range(self.config.accumulate)]
+
     @property
     def _every(self) -> int:
         """Steps between validations."""
         return self.config.validate_every or self.epoch_steps
 
-    def _step(self, data: Prefetch) -> dict[str, Any] | None:
+    def _step(self, data: Prefetch[list[Batch]]) -> dict[str, Any] | None:
         """One optimizer step; its metrics line, or None where a process was asked to stop."""
         began = time.perf_counter()
-        batches = [data.next() for _ in range(self.config.accumulate)]
+        batches = data.next()
         factor = rate(self.progress.step, self.total, self.config.warmup)
         measured = self.update(batches, factor, self.interrupt.signal)
         if measured is None:
@@ -245,7 +277,7 @@ class Trainer:
         self.progress.step += 1
         self.progress.tokens += measured.tokens
         self.progress.seconds += seconds
-        self.position = batches[-1].after
+        self.position = batches[-1].after if batches else self.position
         return self._record(measured, factor, seconds)
 
     def _record(self, measured: Measured, factor: float, seconds: float) -> dict[str, Any]:
@@ -282,7 +314,7 @@ class Trainer:
         found = self.ready.validator.summary(ranks)
         score = self.ready.validator.sign * found[self.ready.validator.headline].value
         progress = self.progress
-        if score > progress.best_score:
+        if score > progress.best_score or self.plan is not None:  # choosing by users' events is not covered by noise
             progress.best_score, progress.best_step, progress.waited = score, progress.step, 0
             if self.main:
                 told = {m: {"value": i.value, "low": i.low, "high": i.high, "n": i.n} for m, i in found.items()}
@@ -322,6 +354,7 @@ class Trainer:
                 self.model.load_trainable_state(best[0])
             self.model.eval()
             if self.main and self.extras.save:
-                bundle = export(self.ready, self.progress, metrics, self.world)
+                spent = None if self.plan is None else privacy.told(self.plan, self.progress.step)
+                bundle = export(self.ready, self.progress, metrics, self.world, spent)
             self.accelerator.wait_for_everyone()
         return Outcome(self.run_folder, self.progress.step, self.total, metrics, bundle, stopped)

@@ -137,6 +137,11 @@ class Task(ABC):
     def pool(self) -> int:
         return len(self.users)
 
+    def numbers(self, user: int) -> range:
+        """The pool numbers of a user's examples."""
+        place = int(np.searchsorted(self.users, user))
+        return range(place, place + int(place < len(self.users) and self.users[place] == user))
+
     @abstractmethod
     def example(self, number: int, rng: np.random.Generator) -> Example | None:
         """Example `number` of the pool; None where this user has nothing to learn from."""

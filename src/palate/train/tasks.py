@@ -46,6 +46,10 @@ class Embedding(Task):
     def pool(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
+    def numbers(self, user: int) -> range:
+        places = super().numbers(user)
+        return range(int(self.ends[places[0] - 1]) if places[0] else 0, int(self.ends[places[0]])) if places else places
+
     def window(self, number: int, rng: np.random.Generator) -> tuple[int, int, int]:
         """Pool number -> (user, first, stop): events `first .. stop` are shown, `stop` is the last target."""
         place = int(np.searchsorted(self.ends, number, side="right"))
