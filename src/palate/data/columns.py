@@ -24,6 +24,12 @@ LATEST = 253_402_300_800.0
 """The year 10000 in seconds since 1970."""
 EARLIEST = -62_135_596_800.0
 """The year 1."""
+TURNS = "\\x{2028}\\x{2029}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}"
+"""Separators of lines and what turns the direction of all text that follows."""
+CONTROL = rf"\x00-\x1f\x7f-\x{{9f}}{TURNS}"
+"""In a character class of RE2: what a terminal or a reader obeys and nobody sees."""
+PROSE_CONTROL = rf"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{{9f}}{TURNS}"
+"""The same without tab, line feed and carriage return."""
 ARTICLE = r"(The|An|A|La|Le|Les|Il|Lo|Gli|El|Los|Las|Der|Die|Das|Det|Den|Un|Une|Una)"
 
 
@@ -56,7 +62,12 @@ def ids(array: Any) -> pa.Array:
 
 def titles(array: Any) -> pa.Array:
     """Titles on one line: every run of white space and control characters is one space. Bad where empty."""
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(text(array), r"[\s\x00-\x1f\x7f]+", " "))
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(text(array), rf"[\s{CONTROL}]+", " "))
+
+
+def prose(array: Any) -> pa.Array:
+    """Text of one line or more without what commands a terminal; each such run is one space."""
+    return pc.replace_substring_regex(text(array), rf"[{PROSE_CONTROL}]+", " ")
 
 
 def is_empty(array: pa.Array) -> Bools:

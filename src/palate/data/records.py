@@ -70,7 +70,7 @@ def load(
         rows = pa.array(np.flatnonzero(kept))
         ids.append(col.ids(_column(chunk, id_column)).take(rows))
         for name in dict.fromkeys([*([title] if title else []), *names]):
-            cells = col.titles(_column(chunk, name)) if name == title else col.text(_column(chunk, name))
+            cells = col.titles(_column(chunk, name)) if name == title else col.prose(_column(chunk, name))
             if name not in parts:  # a JSON key may turn up late: the rows before it have nothing there
                 parts[name] = [_blank(before)] if before else []
             parts[name].append(cells.take(rows))
