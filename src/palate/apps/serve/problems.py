@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,31 @@ def of(error: Exception) -> JSONResponse:
         return response(str(error), code, 400)
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return response(f"unexpected {type(error).__name__}; the server's log has more", "internal", 500)
+
+
+class Wordless(logging.Filter):
+    """A traceback without what its errors say, which may be what somebody typed: logs hold no text of people."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            record.exc_text = wordless(record.exc_info[1])
+            record.exc_info = None
+        return True
+
+
+def wordless(error: BaseException) -> str:
+    """Where an error came from: the frames and kinds of it and of what led to it, the first last."""
+    told: list[str] = []
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        told.append("".join(traceback.format_tb(at.__traceback__)) + f"{type(at).__name__} (its text is not logged)")
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return "\nwhich came from\n".join(told)
+
+
+log.addFilter(Wordless())
 
 
 def _invalid(errors: Sequence[Any], known: Iterable[str]) -> str:

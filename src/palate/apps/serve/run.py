@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import typer
 import uvicorn
 
+from palate.apps.serve import problems
 from palate.apps.serve.app import create_app
 from palate.apps.serve.settings import Settings
 from palate.apps.serve.worker import Batch, Worker
@@ -47,6 +49,7 @@ def run(load: Callable[[], Recommender], store: Store, settings: Settings, acces
         timeout_graceful_shutdown=max(1, round(settings.drain)),
         server_header=False,
     )
+    logging.getLogger("uvicorn.error").addFilter(problems.Wordless())
     sock.listen(2048)  # who reads the line below may connect at once
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
