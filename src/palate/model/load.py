@@ -87,7 +87,7 @@ def _read(folder: Path, config: ModelConfig, how: dict[str, Any]) -> tuple[Any, 
             if config.layers is not None:
                 whole = AutoConfig.from_pretrained(folder, **options)
                 how["config"] = depth.shorten(whole, config.layers, config.base)
-            return AutoModelForCausalLM.from_pretrained(folder, **how, **options), tokenizer
+            return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **options), tokenizer
         except (OSError, ValueError) as error:
             raise ConfigError(f"{config.base}: expected a causal language model of transformers: {error}") from error
 
