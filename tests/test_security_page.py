@@ -1,0 +1,44 @@
+"""SECURITY.md: every promise names a file and tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+
+
+def promises() -> list[tuple[str, str, list[str]]]:
+    """(promise, file, tests) of each row of the table."""
+    table = PAGE.split("| promise | kept in | held by |", 1)[1].split("\n\n", 1)[0]
+    rows = [line.strip().strip("|").split(" | ") for line in table.splitlines()[2:]]
+    return [(what.strip(), where.strip().strip("`"), re.findall(r"`([^`]+)`", tests)) for what, where, tests in rows]
+
+
+@functools.cache
+def functions(file: str) -> set[str]:
+    """Tests of a file, which must assert something or expect an error."""
+    found = set()
+    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            found.add(node.name)
+    return found
+
+
+@pytest.mark.parametrize(("what", "where", "tests"), promises(), ids=lambda v: v[:40] if isinstance(v, str) else "")
+def test_a_promise_has_a_place_and_a_test(what: str, where: str, tests: list[str]) -> None:
+    assert (ROOT / where).is_file(), where
+    assert tests, what
+    for test in tests:
+        file, _, name = test.partition("::")
+        assert name in functions(file), test
+
+
+def test_no_promise_is_made_twice() -> None:
+    told = [what for what, _, _ in promises()]
+    assert len(told) == len(set(told)) > 25
