@@ -130,6 +130,7 @@ def test_raw_texts_without_labels_and_vllms_names(client: TestClient) -> None:
         ({"user": "1", "items": ["Alien"], "label_token_ids": [1]}, 422, "go with a raw query"),
         ({"user": "1", "itens": ["Alien"]}, 422, "did you mean 'items'"),
         ({"query": "x", "items": ["a"], "label_token_ids": [100000]}, 400, "expected token ids from 0 to"),
+        ({"query": "x", "items": ["a"], "label_token_ids": [2**70, 1]}, 400, f"got {2**70}"),
         ({"query": "x", "items": [""], "label_token_ids": [1]}, 400, "expected at least one token"),
         ({"query": [1] * 2050, "items": [[1]]}, 400, "expected query and item of at most 2,048 tokens"),
         ({"query": "x", "items": ["a"], "item_first": True}, 400, "item_first needs label_token_ids"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from random import Random
@@ -70,8 +71,8 @@ class Http(Target):
                 headers,
             )
         path, body = rng.choice(BODIES)
-        changed = mutate.structure(rng, body)
-        data = json.dumps(changed).encode()
+        changed = mutate.structure(rng, body) if rng.random() < 0.9 else _halved(rng, body)
+        data = json.dumps(changed).encode()  # half characters become escapes, which JSON's grammar allows
         if rng.random() < 0.15:
             data = mutate.damaged(rng, data, [b"\\ud800", b"[" * 2000, b'"', b"\xff", b"1e999", b"NaN", b"{"])
         return "POST", path, data, headers
@@ -88,6 +89,21 @@ class Http(Target):
             raise PalateError(error["message"])
         if answer.headers.get("content-type", "").startswith("application/json"):
             json.loads(answer.content.decode("utf-8"), parse_constant=_never)
+
+
+def _halved(rng: Random, body: dict[str, Any]) -> dict[str, Any]:
+    """A body with half a character in one or two of its texts, values or names."""
+    body = copy.deepcopy(body)
+    for _ in range(rng.choice((1, 1, 2))):
+        here, key = rng.choice([(h, k) for h, k in mutate.places(body) if isinstance(h[k], str) or isinstance(k, str)])
+        half = chr(rng.randrange(0xD800, 0xE000))
+        where = here[key] if isinstance(here[key], str) and rng.random() < 0.9 else None
+        if where is None and isinstance(here, dict):
+            here[key + half] = here.pop(key)
+        else:
+            at = rng.randint(0, len(here[key]))
+            here[key] = here[key][:at] + half + here[key][at:]
+    return body
 
 
 def _never(name: str) -> None:

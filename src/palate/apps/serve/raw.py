@@ -88,12 +88,14 @@ def _values(text: RawText, tokens: Sequence[Floats]) -> Floats:
 
 def _ids(runner: Runner, encoder: TextEncoder, text: Raw, where: str) -> Ints:
     """Token ids of a text, or given ones, checked."""
-    ids: Any = encoder.content([text])[0] if isinstance(text, str) else np.asarray(text, dtype=np.int64)
+    ids: Any = encoder.content([text])[0] if isinstance(text, str) else text
     if not len(ids):
         raise RequestError(f"{where}: expected at least one token, got an empty text")
     size = runner.model.lm.get_input_embeddings().weight.shape[0]
-    if (ids < 0).any() or (ids >= size).any():
-        raise RequestError(f"{where}: expected token ids from 0 to {size - 1}, got {int(ids.max())}")
+    # before they are an array: JSON's numbers may be larger than any int64
+    wrong = next((i for i in ids if not 0 <= i < size), None)
+    if wrong is not None:
+        raise RequestError(f"{where}: expected token ids from 0 to {size - 1}, got {str(wrong)[:40]}")
     return np.asarray(ids, dtype=np.int64)
 
 
