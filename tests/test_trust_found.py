@@ -17,8 +17,10 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from facade import tiny_bundle
 from palate.apps.candidates import Cutter, find_tables
 from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
+from palate.apps.candidates.rejects import Rejects
 from palate.apps.serve.wire import filters
 from palate.config import read_yaml
 from palate.data import Dataset, check
@@ -229,6 +231,14 @@ def test_a_damaged_packed_candidate_file(tmp_path: Path, packed: str) -> None:
         list(Cutter(find_tables(tmp_path / f"c.jsonl.{packed}")))
 
 
+def test_half_a_character_in_a_bad_row_can_be_written_down(tmp_path: Path) -> None:
+    rejects = Rejects("c.jsonl")
+    rejects.add(2, "a\udfff", "x\ud800", "unknown item 'x\ud800'")
+    told = json.dumps(rejects[0].told(), ensure_ascii=False).encode()
+    assert json.loads(told)["value"] == r"x\ud800"
+    assert str(rejects[0]) == r"c.jsonl, line 2, column a\udfff: unknown item 'x\ud800'"
+
+
 def test_cells_of_depth_and_of_size() -> None:
     with pytest.raises(ValueError, match="not a JSON list: maximum recursion depth"):
         parse_ids("[" * 5000)
@@ -266,3 +276,12 @@ def test_item_vectors_that_are_not_finite(tmp_path: Path) -> None:
     save_file({"image.vectors": vectors, "image.present": np.array([True])}, tmp_path / "features.safetensors")
     with pytest.raises(BundleError, match="the image vectors hold NaN or infinity"):
         bundle._load_features(tmp_path / "features.safetensors", {"image": "f"})
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_lora_of_another_kind_is_refused(tmp_path: Path, tiny_base: Path, tiny_data: Path, merge: bool) -> None:
+    folder = tiny_bundle(tmp_path / "tiny", tiny_base, tiny_data)
+    told = folder / "adapter_config.json"
+    told.write_text(json.dumps({**json.loads(told.read_text()), "alora_invocation_tokens": [1]}))
+    with pytest.raises(BundleError, match=r"expected plain LoRA, got ALora of .*train a new adapter"):
+        bundle.load(folder, device="cpu", merge=merge)

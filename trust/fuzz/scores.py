@@ -16,7 +16,7 @@ from trust.fuzz import candidates as files
 class Scores(files.Candidates):
     name = "scores"
     about = "the same files scored by a tiny model into CSV, JSON lines and Parquet, and read back"
-    share = 0.1
+    share = 1.0
 
     def make(self, rng: Random) -> tuple[str, bytes]:
         ending, data = super().make(rng)

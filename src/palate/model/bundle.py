@@ -325,6 +325,12 @@ def _load_lora(folder: Path, lm: Any, name: str) -> Any:
             lm.load_adapter(str(folder), name, is_trainable=False)
         else:
             lm = PeftModel.from_pretrained(lm, str(folder), name, is_trainable=False)
+    kinds = (type(m.lora_variant[name]).__name__ for m in lm.modules() if name in getattr(m, "lora_variant", ()))
+    if odd := next(kinds, None):  # DoRA, aLoRA, arrow ...: peft cannot merge some, and computes others only when asked
+        raise BundleError(
+            f"{folder}/adapter_config.json: expected plain LoRA, got {odd.removesuffix('LinearVariant')} of peft's; "
+            "restore the file or train a new adapter"
+        )
     mine = ((n, p) for n, p in lm.named_parameters() if "lora_" in n and f".{name}." in n)
     bad = [n for n, p in mine if not torch.isfinite(p).all()]
     if bad:

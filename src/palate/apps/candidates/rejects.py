@@ -30,6 +30,11 @@ class Reject:
         return {n: getattr(self, n) for n in ("file", "line", "column", "value", "reason")}
 
 
+def _whole(text: str) -> str:
+    """The text, half characters (lone surrogates) written as escapes: no file could hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Rejects(list[Reject]):
     """The bad rows of one table, as they come."""
 
@@ -38,7 +43,7 @@ class Rejects(list[Reject]):
         self.file = file
 
     def add(self, line: int, column: str, value: Any, reason: str, counts: bool = True) -> None:
-        self.append(Reject(self.file, line, column, str(value)[:200], reason, counts))
+        self.append(Reject(self.file, line, _whole(column), _whole(str(value)[:200]), _whole(reason), counts))
 
     def bad(self, line: int, bad: Bad) -> None:
         self.add(line, bad.column, bad.value, bad.reason)
