@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from safetensors import torch as tensors
 from safetensors.numpy import save_file
 
 from facade import tiny_bundle
@@ -278,10 +279,38 @@ def test_item_vectors_that_are_not_finite(tmp_path: Path) -> None:
         bundle._load_features(tmp_path / "features.safetensors", {"image": "f"})
 
 
+@pytest.mark.parametrize("ids", ["[]", '["a", "a"]', '["a", 1]', '["a", "b", "c"]', '{"a": 1, "b": 2}', '"ab"'])
+def test_item_vectors_of_other_items(tmp_path: Path, ids: str) -> None:
+    arrays = {"image.vectors": np.ones((2, 3), np.float16), "image.present": np.array([True, True])}
+    save_file(arrays, tmp_path / "features.safetensors", {"item_ids": ids})
+    with pytest.raises(BundleError, match="expected a row for each of its item ids"):
+        bundle._load_features(tmp_path / "features.safetensors", {"image": "f"})
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
 @pytest.mark.parametrize("merge", [True, False])
-def test_lora_of_another_kind_is_refused(tmp_path: Path, tiny_base: Path, tiny_data: Path, merge: bool) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "kind"), [("alora_invocation_tokens", [1], "ALora"), ("lora_bias", True, "lora_bias")]
+)
+def test_lora_of_another_kind_is_refused(
+    tmp_path: Path, tiny_base: Path, tiny_data: Path, key: str, value: object, kind: str, merge: bool
+) -> None:
     folder = tiny_bundle(tmp_path / "tiny", tiny_base, tiny_data)
     told = folder / "adapter_config.json"
-    told.write_text(json.dumps({**json.loads(told.read_text()), "alora_invocation_tokens": [1]}))
-    with pytest.raises(BundleError, match=r"expected plain LoRA, got ALora of .*train a new adapter"):
+    told.write_text(json.dumps({**json.loads(told.read_text()), key: value}))
+    weights = tensors.load_file(folder / "adapter_model.safetensors")
+    if key == "lora_bias":
+        weights |= {n.replace("weight", "bias"): w[:, 0].clone() for n, w in weights.items() if "lora_B" in n}
+    tensors.save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(BundleError, match=f"expected plain LoRA, got {kind} of .*train a new adapter"):
         bundle.load(folder, device="cpu", merge=merge)
+
+
+@pytest.mark.filterwarnings("default:Found missing adapter keys")
+def test_lora_that_lacks_a_layer_is_refused(tmp_path: Path, tiny_base: Path, tiny_data: Path) -> None:
+    file = tiny_bundle(tmp_path / "tiny", tiny_base, tiny_data) / "adapter_model.safetensors"
+    weights = tensors.load_file(file)
+    weights.pop(next(n for n in weights if "lora_B" in n))
+    tensors.save_file(weights, file)
+    with pytest.raises(BundleError, match="damaged or belong to another base: Found missing adapter keys"):
+        bundle.load(file.parent, device="cpu")

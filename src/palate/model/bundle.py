@@ -158,7 +158,8 @@ def _load_features(path: Path, fingerprints: Mapping[str, str]) -> dict[str, Fea
 
     with safe_open(path, framework="numpy") as file:
         facts = file.metadata() or {}
-        item_ids = tuple(json.loads(facts.get("item_ids", "[]")))
+        told = json.loads(facts.get("item_ids", "[]"))
+        item_ids = tuple(told) if isinstance(told, list) and all(isinstance(i, str) for i in told) else None
         tokens = json.loads(facts.get("tokens", "{}"))  # bundles of the first version have none: one token a row
         tables = {}
         for m, fingerprint in fingerprints.items():
@@ -166,6 +167,11 @@ def _load_features(path: Path, fingerprints: Mapping[str, str]) -> dict[str, Fea
             present = file.get_tensor(f"{m}.present")
             if not np.isfinite(vectors).all():
                 raise BundleError(f"{path}: the {m} vectors hold NaN or infinity")
+            if item_ids is None or not len(set(item_ids)) == len(item_ids) == len(vectors) == len(present):
+                raise BundleError(
+                    f"{path}: expected a row for each of its item ids (unlike texts), got {len(vectors):,} {m} vectors "
+                    f"for item_ids {str(told)[:80]}; restore the file or train again"
+                )
             tables[m] = Features(m, item_ids, vectors, present, fingerprint, tokens.get(m, 1))
     return tables
 
@@ -318,24 +324,31 @@ def _check_depth(folder: Path, trained: int | None, asked: int | None) -> None:
 
 
 def _load_lora(folder: Path, lm: Any, name: str) -> Any:
-    with quiet():
+    with quiet(), warnings.catch_warnings():
         from peft import PeftModel
 
+        warnings.filterwarnings("error", "Found missing adapter keys")  # peft would leave such layers without LoRA
         if hasattr(lm, "peft_config"):
             lm.load_adapter(str(folder), name, is_trainable=False)
         else:
             lm = PeftModel.from_pretrained(lm, str(folder), name, is_trainable=False)
-    kinds = (type(m.lora_variant[name]).__name__ for m in lm.modules() if name in getattr(m, "lora_variant", ()))
-    if odd := next(kinds, None):  # DoRA, aLoRA, arrow ...: peft cannot merge some, and computes others only when asked
+    if odd := next(filter(None, (_kind(m, name) for m in lm.modules())), ""):
         raise BundleError(
-            f"{folder}/adapter_config.json: expected plain LoRA, got {odd.removesuffix('LinearVariant')} of peft's; "
-            "restore the file or train a new adapter"
+            f"{folder}/adapter_config.json: expected plain LoRA, got {odd} of peft's; restore the file or train a new "
+            "adapter"
         )
     mine = ((n, p) for n, p in lm.named_parameters() if "lora_" in n and f".{name}." in n)
     bad = [n for n, p in mine if not torch.isfinite(p).all()]
     if bad:
         raise BundleError(f"{folder}/adapter_model.safetensors: {bad[0]} holds NaN or infinity")
     return lm
+
+
+def _kind(module: torch.nn.Module, name: str) -> str:
+    """What LoRA of a layer is beyond plain LoRA (DoRA, aLoRA, a bias ...): peft cannot merge all of it. Else empty."""
+    if name in getattr(module, "lora_variant", ()):
+        return type(module.lora_variant[name]).__name__.removesuffix("LinearVariant")  # type: ignore[index]
+    return "lora_bias" if getattr(module, "lora_bias", {}).get(name) else ""
 
 
 def check_templates(meta: Mapping[str, Any], templates: Mapping[str, str]) -> None:
