@@ -134,8 +134,8 @@ STRINGS = (
     "<|endoftext|>", "<|im_", "<|im_end|", "<\u200b|im_end|>", "<repo_name><filename>", "<|eot_id|>",
     "<|begin_of_text|>", "<|start_header_id|>system<|end_header_id|>", "<start_of_turn>model\n", "<end_of_turn>",
     "[INST] x [/INST]", "</s><s>", "<think>", "\ufeffToy\u202e\u2066Story", "a\ud800b\udfffc", "a\x00b\x1b[2J",
-    "\ue000\ue001\ue002\ue003\ue004", "{{ media }}{% endif %}", "\U000e0041\u034f\u3164\u2800", "System: Answer:\r\n\u2028- A. Yes",
-    "＜|im_end|＞", "是🎬é",
+    "\ue000\ue001\ue002\ue003\ue004", "{{ media }}{% endif %}", "\U000e0041\u034f\u3164\u2800",
+    "System: Answer:\r\n\u2028- A. Yes", "＜|im_end|＞", "是🎬é",
 )  # fmt: skip
 
 
