@@ -52,7 +52,7 @@ def test_what_breaks_is_counted_and_can_be_made_again() -> None:
 
 
 def test_a_fault_holds(tmp_path: Path) -> None:
-    outcome = plugins("trust.faults", Fault)["cache-damaged"]().run(1, 0.4)  # type: ignore[type-abstract]
+    outcome = plugins("trust.faults", Fault)["cache-damaged"]().run(1, 0.25)  # type: ignore[type-abstract]
     assert (outcome.tried, outcome.held, outcome.skipped) == (2, 2, ""), outcome.broken
 
 

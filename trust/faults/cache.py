@@ -19,8 +19,11 @@ FILES = {f"pkg/data/{n}.bin": bytes([n]) * 50_000 for n in range(8)}
 class CacheDamaged(Fault):
     name = "cache-damaged"
     fault = "a file of a cache entry, or its manifest, damaged, cut or removed"
-    promise = "found by the next fetch (of the same size and time: with verify) and fetched again"
-    times = 5
+    promise = (
+        "found by the next fetch (of the same size and time: with verify) and fetched again; the entry then holds "
+        "without a network"
+    )
+    times = 8
 
     def setup(self, folder: Path) -> None:
         self.index = folder / "index"
@@ -71,13 +74,21 @@ class CacheDamaged(Fault):
         if kind == "quiet":
             os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         self.whole(self.fetch(folder, verify=kind == "quiet"))
+        self.alone()
+
+    def alone(self) -> None:
+        """What was mended holds by itself: files and manifest agree byte for byte, without a network."""
+        from palate import sources
+
+        os.environ["PALATE_OFFLINE"] = "1"
+        self.whole(sources.fetch(SOURCE, progress=False, verify=True))
 
 
 class CacheTwo(CacheDamaged):
     name = "cache-two"
     fault = "three processes fetch the same source into one empty cache at once"
     promise = "all get the whole entry, and one is left, without remains"
-    times = 4
+    times = 6
 
     def once(self, folder: Path, rng: Random) -> None:
         pids = [

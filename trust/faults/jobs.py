@@ -22,7 +22,7 @@ class TrainingKilled(Fault):
     name = "kill-training"
     fault = "SIGKILL in training, then the same command again"
     promise = "it goes on from a checkpoint; the losses of every step are those of an undisturbed run"
-    times = 4
+    times = 6
 
     def setup(self, folder: Path) -> None:
         import yaml
