@@ -28,6 +28,7 @@ from palate.data import Dataset, check
 from palate.errors import BundleError, ConfigError, DataError, RequestError, SourceError, TemplateError
 from palate.model import bundle
 from palate.prompting import template as templates
+from palate.recommender.filters import condition_test, describe, number
 from palate.sources.unpack import extract, opened, select
 
 BOMB = "\n".join(
@@ -255,6 +256,18 @@ def test_filters_of_a_body_are_not_endless() -> None:
         deep = [deep]
     with pytest.raises(RequestError, match="filters: nested too deeply"):
         filters({"year": deep})
+
+
+def test_filters_of_numbers_beyond_float() -> None:
+    huge = 10**400
+    assert number("9" * 400 + " h") == float("inf")
+    assert not condition_test(huge, "year")("1995")
+    assert condition_test((None, huge), "year")("1995")
+    with pytest.raises(RequestError, match=r"from low to high, got 0x.*\.\.\. to 5"):
+        condition_test((huge, 5), "year")
+    assert describe({"year": {"min": huge}, "age": (5, huge)}).startswith("year at least 0x")
+    with pytest.raises(RequestError, match="'all': expected a list of conditions, got 5"):
+        condition_test({"all": 5}, "year")
 
 
 # --- bundles ----------------------------------------------------------------------------------------

@@ -33,9 +33,17 @@ _WORDS = ("any", "all", "not", "min", "max")
 def number(text: str) -> float | None:
     """The first number in a field ("81 min" -> 81, "1,299.00 EUR" -> 1299, "1 h 21" -> 81), or None."""
     if hours := _HOURS.match(text):
-        return 60.0 * int(hours[1]) + int(hours[2] or 0)
+        return 60.0 * float(hours[1]) + float(hours[2] or 0)
     found = _NUMBER.search(text)
     return float(found[0].replace(",", "")) if found else None
+
+
+def shown(value: float) -> str:
+    """A number for people; JSON's whole numbers may be larger than any float, and those are cut."""
+    try:
+        return f"{value:g}"
+    except OverflowError:
+        return f"{hex(value)[:20]}..." if isinstance(value, int) else str(value)
 
 
 def holds(phrase: str) -> Test:
@@ -55,7 +63,7 @@ def between(low: float | None, high: float | None, where: str) -> Test:
         if end is not None and (isinstance(end, bool) or not isinstance(end, int | float)):
             raise RequestError(f"filter {where!r}: expected a number as its limit, got {end!r}")
     if low is not None and high is not None and low > high:
-        raise RequestError(f"filter {where!r}: expected a range from low to high, got {low:g} to {high:g}")
+        raise RequestError(f"filter {where!r}: expected a range from low to high, got {shown(low)} to {shown(high)}")
 
     def test(text: str) -> bool:
         value = number(text)
@@ -73,7 +81,7 @@ def condition_test(condition: Any, field: str) -> Test:
     if isinstance(condition, bool) or condition is None:
         raise RequestError(f"filter {field!r}: expected a text, number, list, range or function, got {condition!r}")
     if isinstance(condition, int | float):
-        return between(float(condition), float(condition), field)
+        return between(condition, condition, field)
     if isinstance(condition, str):
         return holds(condition) if field != "item_id" else lambda text: text == condition
     if _is_range(condition):
@@ -106,6 +114,8 @@ def _mapping_test(condition: Mapping[str, Any], field: str) -> Test:
         if key in ("min", "max"):
             tests.append(between(value if key == "min" else None, value if key == "max" else None, field))
         elif key == "all":
+            if not isinstance(value, list | tuple):
+                raise RequestError(f"filter {field!r}, 'all': expected a list of conditions, got {value!r:.80}")
             tests += [condition_test(v, field) for v in value]
         else:
             test = condition_test(value, field)
@@ -173,13 +183,13 @@ def _describe(field: str, condition: Any) -> str:
             elif key == "any":
                 parts.append(_describe(field, value))
             else:
-                parts.append(f"{field} {'at least' if key == 'min' else 'at most'} {value:g}")
+                parts.append(f"{field} {'at least' if key == 'min' else 'at most'} {shown(value)}")
         return " and ".join(parts)
     if _is_range(condition):
         low, high = condition
         if low is None or high is None:
-            return f"{field} at most {high:g}" if low is None else f"{field} at least {low:g}"
-        return f"{field} {low:g}" if low == high else f"{field} {low:g} to {high:g}"
+            return f"{field} at most {shown(high)}" if low is None else f"{field} at least {shown(low)}"
+        return f"{field} {shown(low)}" if low == high else f"{field} {shown(low)} to {shown(high)}"
     if isinstance(condition, list | tuple | set | frozenset):
         return f"{field} " + " or ".join(_describe("", c) for c in condition)
     return f"{field} {condition}"
