@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from palate import sources
+from palate.sources.cache import MANIFEST, sha256_file
 
 NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors", "datasets", "pyarrow", "numpy")
 OPTIONAL = ("bitsandbytes", "sentence-transformers", "gguf", "cornac", "vllm", "ray", "timm")
@@ -111,6 +113,47 @@ def _cache() -> str:
     return f"{folder} can be written"
 
 
+def corrupted() -> dict[str, str]:
+    """Cache entries that are not what was stored: source (or folder, where the manifest is damaged) -> what is wrong.
+
+    Every file is hashed: about a second for the default weights.
+    """
+    found: dict[str, str] = {}
+    readable = set()
+    for folder, manifest in sources.entries():
+        readable.add(folder)
+        for name, record in manifest.files.items():
+            file = folder / manifest.payload / name
+            try:
+                same = sha256_file(file) == record.sha256
+            except OSError as error:
+                found[manifest.source] = f"{file} cannot be read: {error.strerror}"
+                break
+            if not same:
+                found[manifest.source] = f"{file} has not the sha256 it was stored with"
+                break
+    for path in sources.cache_dir().glob(f"*/*/{MANIFEST}"):
+        if path.parent not in readable and not path.parent.name.startswith("."):
+            found[str(path.parent)] = f"{path} cannot be read"
+    return found
+
+
+def _entries() -> str:
+    wrong = corrupted()
+    if wrong:
+        told = "; ".join(f"{source}: {what}" for source, what in wrong.items())
+        raise RuntimeError(f"{told}; run `palate models fetch SOURCE --verify`, or delete the folder, to fetch it anew")
+    return f"{sum(1 for _ in sources.entries())} entries have the hashes they were stored with"
+
+
+def _disk() -> str:
+    folder = sources.cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = {"cache": shutil.disk_usage(folder).free, "here": shutil.disk_usage(Path.cwd()).free}
+    return ", ".join(f"{place}: {size / 1e9:,.1f} GB free" for place, size in free.items())
+
+
 def _prompts() -> str:
     folder = prompts_folder()
     count = sum(1 for f in folder.rglob("*") if f.is_file()) if folder else 0
@@ -123,6 +166,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "packages": _packages,
     "arithmetic": _arithmetic,
     "cache": _cache,
+    "cache entries": _entries,
+    "disk": _disk,
     "prompts": _prompts,
 }
 
