@@ -38,3 +38,16 @@ def test_a_damaged_manifest_is_named(wheel_index: Path, capsys: pytest.CaptureFi
     (folder / "manifest.json").write_text("{", encoding="utf-8")
     assert cli.run(["doctor", "--json"]) == 1
     assert str(folder) in told(capsys)["cache entries"]["text"]
+
+
+def test_adapters_and_data_sets_here_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wheel_index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, name in (("adapters/mine", "palate.json"), ("data/films", "dataset.yaml")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text("{", encoding="utf-8")
+    assert cli.run(["doctor", "--json"]) == 1
+    text = told(capsys)["folders"]["text"]
+    assert "adapters/mine" in text
+    assert "data/films" in text

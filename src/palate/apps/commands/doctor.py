@@ -154,6 +154,24 @@ def _disk() -> str:
     return ", ".join(f"{place}: {size / 1e9:,.1f} GB free" for place, size in free.items())
 
 
+def _folders() -> str:
+    from palate.data import Dataset
+    from palate.model import bundle
+
+    opened, wrong = [], []
+    for mark, read in (("adapters/*/palate.json", bundle.read_meta), ("data/*/dataset.yaml", Dataset.open)):
+        for file in sorted(Path().glob(mark)):
+            try:
+                read(file.parent)
+            except Exception as error:
+                wrong.append(f"{file.parent}: {error}")
+            else:
+                opened.append(str(file.parent))
+    if wrong:
+        raise RuntimeError("; ".join(wrong))
+    return f"opened {', '.join(opened)}" if opened else "no adapters/* or data/* in this folder"
+
+
 def _prompts() -> str:
     folder = prompts_folder()
     count = sum(1 for f in folder.rglob("*") if f.is_file()) if folder else 0
@@ -168,6 +186,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "cache": _cache,
     "cache entries": _entries,
     "disk": _disk,
+    "folders": _folders,
     "prompts": _prompts,
 }
 
