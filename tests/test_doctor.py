@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from palate import sources
 from palate.apps import cli
+from palate.engine.runner import Runner
 from wheel_index import SINGLE, build_wheel
 
 
@@ -51,3 +55,33 @@ def test_adapters_and_data_sets_here_are_opened(
     text = told(capsys)["folders"]["text"]
     assert "adapters/mine" in text
     assert "data/films" in text
+
+
+def test_the_engine_is_tried(wheel_index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["doctor", "--json"]) == 0
+    text = told(capsys)["engine"]["text"]
+    assert "cpu: 36 candidates packed in" in text
+    assert "from one forward each" in text
+
+
+@pytest.mark.parametrize(
+    ("broken", "match"),
+    [
+        (lambda tokens, at: tokens + 1e-2, "packed scores differ by 1.0e-02 from one forward a candidate"),
+        (lambda tokens, at: tokens + 9e-5 * (-1) ** at, "scores move by .* with the order of candidates"),
+        (lambda tokens, at: tokens * float("nan"), "packed scores differ by nan"),
+    ],
+)
+def test_an_engine_that_is_off_is_told(
+    broken: Any, match: str, monkeypatch: pytest.MonkeyPatch, wheel_index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, calls = Runner.run, iter(range(9))
+
+    def off(self: Runner, jobs: Any) -> Any:
+        at = next(calls)
+        for output in run(self, jobs):
+            yield replace(output, tokens=[broken(t, at) for t in output.tokens])
+
+    monkeypatch.setattr(Runner, "run", off)
+    assert cli.run(["doctor", "--json"]) == 1
+    assert re.search(match, told(capsys)["engine"]["text"])

@@ -96,7 +96,7 @@ def test_modes_are_compared(browser: Any, server: Server) -> None:
         choose(page, *FILMS)
         page.get_by_role("link", name="Compare").click()
         page.locator("#right-list li").nth(9).wait_for()
-        assert page.locator("#shared").inner_text().endswith("of 10 movies are on both lists.")
+        page.locator("#shared", has_text="of 10 movies are on both lists.").wait_for()  # told once both lists are there
         linked = page.locator("#left-list li:not(.alone)")
         assert linked.count() == page.locator("#links path").count() > 0
         linked.first.get_by_role("button").focus()

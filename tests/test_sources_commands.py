@@ -87,7 +87,16 @@ def test_doctor_command(palate: Callable[..., Any], wheel_index: Path, monkeypat
     assert report["versions"]["torch"]
     assert report["devices"][-1]["device"] == "cpu"
     assert report["cache"] == {**report["cache"], "size": 0, "entries": [], "cached": []}
-    assert set(report["checks"]) == {"packages", "arithmetic", "cache", "cache entries", "disk", "folders", "prompts"}
+    assert set(report["checks"]) == {
+        "packages",
+        "arithmetic",
+        "engine",
+        "cache",
+        "cache entries",
+        "disk",
+        "folders",
+        "prompts",
+    }
     assert "ok   arithmetic" in palate("doctor").output
     assert doctor.compute("cpu", "float32") < 1e-5 < doctor.compute("cpu", "bfloat16") < 5e-2
     monkeypatch.setattr(doctor, "compute", lambda device, dtype: float("nan"))

@@ -19,12 +19,16 @@ from safetensors import torch as tensors
 from safetensors.numpy import save_file
 
 from facade import tiny_bundle
+from palate import Recommender
 from palate.apps.candidates import Cutter, find_tables
 from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
 from palate.apps.candidates.rejects import Rejects
-from palate.apps.serve.wire import filters
+from palate.apps.scoring import Job, score_file
+from palate.apps.serve.wire import ScoreBody, filters
 from palate.config import read_yaml
 from palate.data import Dataset, check
+from palate.data.spec import TableSpec
+from palate.data.tables import source
 from palate.errors import BundleError, ConfigError, DataError, RequestError, SourceError, TemplateError
 from palate.model import bundle
 from palate.prompting import template as templates
@@ -200,6 +204,9 @@ PIECES = {"name": "mine", "mode": "embedding", "history_item": "{{ item.title }}
         ("{% if 1 %}" * 60 + "{% endif %}" * 60, "nested too deeply"),
         ("x" * 20_001, "at most 20,000 characters"),
         ("{{ history.upper }}", "a method is not text"),
+        ("{{ history.title ~ 'x' }}", "a method is not text"),
+        ("{{ [history['title']] | join }}", "a method is not text"),
+        ("{{ history.title | string }}", "a method is not text"),
         ("a\ud800", "half of a character"),
     ],
 )
@@ -239,6 +246,29 @@ def test_half_a_character_in_a_bad_row_can_be_written_down(tmp_path: Path) -> No
     told = json.dumps(rejects[0].told(), ensure_ascii=False).encode()
     assert json.loads(told)["value"] == r"x\ud800"
     assert str(rejects[0]) == r"c.jsonl, line 2, column a\udfff: unknown item 'x\ud800'"
+
+
+@pytest.mark.parametrize("column", ["request_id", "user_id"])
+def test_half_a_character_in_a_name_is_a_bad_row(tiny_base: Path, tiny_data: Path, tmp_path: Path, column: str) -> None:
+    rec = Recommender.load(tiny_bundle(tmp_path / "tiny", tiny_base, tiny_data), data=tiny_data, device="cpu")
+    rows = [{"request_id": f"r{n}", "user_id": "1", "candidates": ["1", "2"]} for n in range(2)]
+    rows[1][column] = "x\ud800"
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    out = tmp_path / "out.parquet"
+    done = score_file(rec, Job(tmp_path / "c.jsonl", out, max_rejects=1))
+    assert done.rejected == 1
+    assert out.exists()
+
+
+@pytest.mark.parametrize("path", ["x\ud800.csv", "x" * 5000, "a\x00b"])
+def test_a_table_whose_path_no_file_system_can_spell(tmp_path: Path, path: str) -> None:
+    with pytest.raises(DataError, match="expected the path of a table"):
+        source(tmp_path, TableSpec(path=path))
+
+
+def test_a_raw_query_without_items() -> None:
+    with pytest.raises(ValueError, match="expected at least one, got none"):
+        ScoreBody.model_validate({"query": "fun", "items": []})
 
 
 def test_cells_of_depth_and_of_size() -> None:

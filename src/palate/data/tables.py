@@ -69,9 +69,14 @@ class TableSource:
 def source(folder: Path, spec: TableSpec) -> TableSource:
     """The table a spec names, checked to lie inside the folder and to be of a known kind."""
     path = folder / spec.path
-    if Path(spec.path).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = not Path(spec.path).is_absolute() and path.resolve().is_relative_to(folder.resolve())
+        there = inside and path.is_file()
+    except (OSError, ValueError) as error:  # too long, or text that no file system can spell
+        raise DataError(f"{folder}: expected the path of a table, got {spec.path[:80]!r}: {error}"[:400]) from None
+    if not inside:
         raise DataError(f"{folder}: expected table paths inside the folder, got {spec.path!r}; copy the table in")
-    if not path.is_file():
+    if not there:
         raise DataError(
             f"{folder}: expected a table at {spec.path!r}, found none; "
             f"{did_you_mean(spec.path, (p.name for p in folder.iterdir() if p.is_file()))}"

@@ -15,6 +15,7 @@ import jinja2
 from jinja2 import filters, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 MAX_SOURCE = 20_000
 """Characters of a piece."""
@@ -39,7 +40,7 @@ ALLOWED = (
     nodes.Concat, nodes.Add,
     nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Neg, nodes.Pos,
 )  # fmt: skip
-_LOOP = "_looped"
+_LOOP, _VALUE = "_looped", "_value"
 
 
 class Refused(Exception):
@@ -117,7 +118,29 @@ ENVIRONMENT = _Sandbox(
 ENVIRONMENT.globals.clear()
 ENVIRONMENT.filters.clear()
 ENVIRONMENT.filters.update({name: filters.FILTERS[name] for name in FILTERS})
-ENVIRONMENT.filters.update({"pairs": _pairs, "join": _join, "replace": _replace, "round": _round, _LOOP: _looped})
+ENVIRONMENT.filters.update(
+    {"pairs": _pairs, "join": _join, "replace": _replace, "round": _round, _LOOP: _looped, _VALUE: _written}
+)
+
+
+class _Values(NodeTransformer):
+    """Looks at whatever an attribute or a subscript gives, unless it is called: joined to a text or sorted, a method
+    would be written like any value.
+    """
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:
+        assert isinstance(node.node, nodes.Getattr)
+        node.node.node = self.visit(node.node.node)
+        node.args = [self.visit(a) for a in node.args]
+        for keyword in node.kwargs:
+            keyword.value = self.visit(keyword.value)
+        return node
+
+    def visit_Getattr(self, node: nodes.Getattr | nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return nodes.Filter(node, _VALUE, [], [], None, None, lineno=node.lineno)
+
+    visit_Getitem = visit_Getattr
 
 
 def compiled(text: str) -> tuple[nodes.Template, jinja2.Template]:
@@ -129,7 +152,7 @@ def compiled(text: str) -> tuple[nodes.Template, jinja2.Template]:
         _check(tree)
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, _LOOP, [], [], None, None, lineno=loop.lineno)
-        return ENVIRONMENT.parse(text), ENVIRONMENT.from_string(tree)
+        return ENVIRONMENT.parse(text), ENVIRONMENT.from_string(_Values().visit(tree))
     except RecursionError:
         raise Refused(f"nested too deeply; expected at most {MAX_DEPTH} levels") from None
     except (SyntaxError, ValueError, OverflowError) as error:  # of the Python that Jinja makes of it

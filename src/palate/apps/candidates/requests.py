@@ -128,6 +128,11 @@ class _Pass:
             column = "request_id" if "request_id" in row else "user_id"
             self.rejects.add(line, column, "", f"{column} is empty")
             return None
+        for column in ("request_id", "user_id"):
+            if not text(row.get(column)).isascii() and _half(text(row.get(column))):
+                reason = f"{column} holds half of a character (a lone surrogate), which no table can; write it whole"
+                self.rejects.add(line, column, row[column], reason)
+                return None
         column = "history"
         try:
             history = parse_history(row.get("history"))
@@ -160,3 +165,12 @@ class _Pass:
                     self.rejects.add(line, column, item_id, str(error))
                 return False
         return True
+
+
+def _half(value: str) -> bool:
+    """Whether a text holds half of a character, which JSON can spell and no file can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

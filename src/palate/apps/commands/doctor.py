@@ -18,7 +18,19 @@ from palate import sources
 from palate.sources.cache import MANIFEST, sha256_file
 
 NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors", "datasets", "pyarrow", "numpy")
-OPTIONAL = ("bitsandbytes", "sentence-transformers", "gguf", "cornac", "vllm", "ray", "timm")
+OPTIONAL = {
+    "bitsandbytes": "nf4 and int8",
+    "sentence-transformers": "text encoders",
+    "timm": "picture encoders",
+    "gguf": "bases in GGUF, the default one too",
+    "cornac": "baselines to compare with",
+    "faiss-cpu": "approximate index of large catalogues",
+    "opacus": "private training",
+    "ray": "scoring on many machines",
+    "psycopg": "PostgreSQL as the store",
+    "vllm": "serving an exported adapter",
+}
+"""Package -> what it is for."""
 
 
 def versions() -> dict[str, str | None]:
@@ -180,9 +192,16 @@ def _prompts() -> str:
     return f"{count} files in {folder}"
 
 
+def _engine() -> str:
+    from palate.apps.selftest import engine
+
+    return "; ".join(engine(row["device"]) for row in devices())
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "packages": _packages,
     "arithmetic": _arithmetic,
+    "engine": _engine,
     "cache": _cache,
     "cache entries": _entries,
     "disk": _disk,
@@ -228,7 +247,7 @@ def _show(report: dict[str, Any]) -> None:
     typer.echo(report["platform"])
     table = Table("package", "version")
     for name, version in report["versions"].items():
-        table.add_row(name, version or "not installed")
+        table.add_row(name, version or f"not installed: {OPTIONAL.get(name, 'needed')}")
     console.print(table)
     table = Table("device", "name", "memory", "bf16")
     for row in report["devices"]:
@@ -251,9 +270,9 @@ def register(app: typer.Typer) -> None:
     def doctor(
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     ) -> None:
-        """Check this machine: versions, devices, cache, prompts and a tiny computation.
+        """Check this machine: versions, devices, disk, cache, and the engine against plain forwards.
 
-        Exit code 1 if a check fails.
+        Every cached file is hashed, adapters/* and data/* of this folder are opened. Exit code 1 if a check fails.
 
         Example: palate doctor --json
         """

@@ -116,6 +116,8 @@ class ScoreBody(Asker):
                 raise ValueError("expected a user or a history with items of the catalogue, or a query with raw items")
             if self.mode is not None or self.context:
                 raise ValueError("mode and context go with a user or a history, not with a raw query")
+            if not self.items:
+                raise ValueError("items: expected at least one, got none")
             return self
         if not isinstance(self.query, str | None) or not all(isinstance(i, str) for i in self.items):
             raise ValueError("token ids go with a raw query, not with a user or a history")
