@@ -7,14 +7,17 @@ import gzip
 import io
 import json
 import lzma
+import shutil
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
+from pyarrow import parquet as pq
 from safetensors import torch as tensors
 from safetensors.numpy import save_file
 
@@ -24,12 +27,16 @@ from palate.apps.candidates import Cutter, find_tables
 from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
 from palate.apps.candidates.rejects import Rejects
 from palate.apps.scoring import Job, score_file
+from palate.apps.serve.problems import response
 from palate.apps.serve.wire import ScoreBody, filters
 from palate.config import read_yaml
 from palate.data import Dataset, check
+from palate.data.columns import times
 from palate.data.spec import TableSpec
 from palate.data.tables import source
 from palate.errors import BundleError, ConfigError, DataError, RequestError, SourceError, TemplateError
+from palate.features.problem import Unusable
+from palate.features.sound import _averaged
 from palate.model import bundle
 from palate.prompting import template as templates
 from palate.recommender.filters import condition_test, describe, number
@@ -178,6 +185,67 @@ def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path: Path, monkeypatch
         monkeypatch.setattr(Path, "open", full)
         with pytest.raises(OSError, match="No space left"):
             extract(file, members, tmp_path, strip="pkg/", label="a.zip")
+
+
+def test_an_archive_whose_bytes_end_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as zipped:
+        zipped.writestr("pkg/a.txt", b"abc" * 400)
+    data = path.read_bytes()
+    central = data.index(b"PK\x01\x02")
+    longer = (1200 + 7).to_bytes(4, "little")
+    path.write_bytes(data[: central + 24] + longer + data[central + 28 :])  # the directory says more than there is
+    with pytest.raises(SourceError, match=r"a\.zip"), opened(path, "a.zip") as zipped:
+        extract(zipped, select(zipped, "pkg", True, "a.zip"), tmp_path / "out", strip="pkg/", label="a.zip")
+
+
+# --- sound and tables -------------------------------------------------------------------------------
+
+
+def test_channels_that_no_frame_can_name() -> None:
+    class Frame:
+        layout = type("Layout", (), {"nb_channels": 14})
+        format = type("Format", (), {"is_planar": True})
+
+    with pytest.raises(Unusable, match="14 channels, each by itself; expected at most 8"):
+        _averaged(Frame())  # type: ignore[arg-type]
+
+
+def test_durations_are_no_times_and_fine_times_are() -> None:
+    values, bad = times(pa.array([5], pa.duration("ms")))
+    assert bad.all()
+    values, bad = times(pa.array([1_500_000_001], pa.timestamp("ns", tz="Europe/Berlin")))
+    assert values.tolist() == [1.5]
+    assert not bad.any()
+
+
+def test_parquet_text_that_is_no_text(tiny_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data, folder)
+    raw = pa.array([b"1", b"x\xff"], pa.binary())
+    odd = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    pq.write_table(pa.table({"user_id": odd, "age": ["1", "2"], "occupation": ["a", "b"]}), folder / "users.parquet")
+    spec = yaml.safe_load((folder / "dataset.yaml").read_text())
+    spec["users"]["path"] = "users.parquet"
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(DataError, match=r"users\.parquet"):
+        Dataset.open(folder)
+
+
+@pytest.mark.parametrize("encoding", ["punycode", "idna"])
+def test_encodings_with_errors_of_their_own(tiny_data: Path, tmp_path: Path, encoding: str) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data, folder)
+    (folder / "items.csv").write_bytes(b"item_id,title-,,,\xff\n1,x\n")
+    spec = yaml.safe_load((folder / "dataset.yaml").read_text())
+    spec["items"]["encoding"] = encoding
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(DataError, match=r"items\.csv"):
+        Dataset.open(folder)
+
+
+def test_half_a_character_in_an_error_s_text() -> None:
+    assert response("nothing is x\ud800", "invalid", 400).body.endswith(b'"param":null}}')
 
 
 # --- templates --------------------------------------------------------------------------------------

@@ -115,8 +115,8 @@ def times(array: Any) -> tuple[Doubles, Bools]:
     is given; Arrow dates and timestamps are taken as they are.
     """
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    if pa.types.is_temporal(array.type):
-        micros = array.cast(pa.timestamp("us")).cast(pa.int64())
+    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+        micros = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
         values: Doubles = micros.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) / 1e6
         return values, np.zeros(len(values), dtype=bool)
     values, bad = numbers(array)

@@ -71,7 +71,7 @@ def read_csv(src: TableSource, log: RejectLog) -> Iterator[tuple[pa.Table, Ints]
                 if table.num_rows:
                     rows.seen = True
                     yield table, lines
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        except (pa.ArrowInvalid, UnicodeError) as error:
             # a file of nothing but its header, with or without a line end
             if "Empty CSV" not in str(error) and "Could not skip initial" not in str(error):
                 _explain(src, error)
@@ -108,7 +108,7 @@ def _header(src: TableSource) -> tuple[str, ...]:
     try:
         with open_text(src) as text:
             line = text.readline(BLOCK).rstrip("\r\n")
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # punycode and idna have errors of their own
         _explain(src, error)
     if not line.strip():
         raise DataError(f"{src.name}: expected a header line with column names, the first line is empty")
@@ -183,6 +183,8 @@ def _split(
 
 def _explain(src: TableSource, error: Exception) -> Any:
     """Raise the DataError for an unreadable text table; an encoding error names the byte."""
+    if isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError):
+        raise DataError(f"{src.name}: expected {src.encoding} text: {error}; set the table's encoding in dataset.yaml")
     if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
         raise DataError(f"{src.name}: {bad_byte(src.path, src.encoding)}") from None
     if "straddling" in str(error):

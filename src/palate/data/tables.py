@@ -139,6 +139,7 @@ def _arrow(src: TableSource) -> Iterator[tuple[pa.Table, Ints]]:
     row = 1
     for batch in batches:
         if batch.num_rows:
+            batch.validate(full=True)  # text that is not UTF-8 would only be met much later
             yield pa.Table.from_batches([batch]), np.arange(row, row + batch.num_rows, dtype=np.int64)
             row += batch.num_rows
             empty = None

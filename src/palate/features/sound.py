@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 60.0
 MAX_CHANNELS = 64
+PLANES = 8
+"""Channels a planar frame has room for; PyAV reads further ones from where there are none, and the process dies."""
 RATES = (1_000, 384_000)
 """Sample rates that are believed, in Hz; others are a damaged or hostile header."""
 MAX_PARTS, SLACK = 1_000, 1_000
@@ -121,6 +123,8 @@ def _averaged(frame: AudioFrame) -> Floats:
     channels = frame.layout.nb_channels
     if not 1 <= channels <= MAX_CHANNELS:
         raise Unusable(f"{channels} channels; expected 1 to {MAX_CHANNELS}")
+    if frame.format.is_planar and channels > PLANES:
+        raise Unusable(f"{channels} channels, each by itself; expected at most {PLANES} of that kind")
     try:
         raw = frame.to_ndarray()
     except ValueError as error:

@@ -96,7 +96,10 @@ def extract(
         out = target / name
         out.parent.mkdir(parents=True, exist_ok=True)
         with _member(zipped, member) as source, out.open("xb") as sink:
-            written += _copy(source, sink, MAX_BYTES - written, label)
+            size, crc = _copy(source, sink, MAX_BYTES - written, label)
+        if (size, crc) != (member.file_size, member.CRC):  # zipfile checks neither where the packed bytes end early
+            raise _Damaged(f"{name!r} is not as long, or not what, the archive says")
+        written += size
     return written
 
 
@@ -135,14 +138,16 @@ def _safe_name(member: zipfile.ZipInfo, strip: str, label: str) -> str:
     return name
 
 
-def _copy(source: IO[bytes], sink: IO[bytes], room: int, label: str) -> int:
-    count = 0
+def _copy(source: IO[bytes], sink: IO[bytes], room: int, label: str) -> tuple[int, int]:
+    """Bytes copied and their CRC-32."""
+    count = crc = 0
     while chunk := _read(source):
         count += len(chunk)
         if count > room:
             raise SourceError(f"{label}: unpacks to more than {MAX_BYTES} bytes; refused")
+        crc = zlib.crc32(chunk, crc)
         sink.write(chunk)
-    return count
+    return count, crc
 
 
 def _read(source: IO[bytes]) -> bytes:

@@ -84,6 +84,7 @@ def body(message: str, code: str, status: int) -> dict[str, Any]:
 
 
 def response(message: str, code: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    message = message.encode("utf-8", "backslashreplace").decode()  # half characters, which no body can hold
     return JSONResponse(body(message, code, status), status, headers=dict(headers or {}))
 
 
