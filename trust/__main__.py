@@ -24,7 +24,7 @@ from trust.fuzz import Target
 from trust.pool import Pool, Tally, inline
 
 INPUTS = 10_000
-RESULTS = Path("docs/results/trust.md")
+RESULTS = Path("docs/trust.md")
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
