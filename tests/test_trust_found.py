@@ -232,6 +232,20 @@ def test_parquet_text_that_is_no_text(tiny_data: Path, tmp_path: Path) -> None:
         Dataset.open(folder)
 
 
+def test_parquet_whose_column_names_are_no_text(tiny_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data, folder)
+    table = pa.table({"user_id": ["1"], "age": ["1"], "occupation": ["a"]}).replace_schema_metadata(None)
+    pq.write_table(table, folder / "users.parquet", store_schema=False)
+    raw = (folder / "users.parquet").read_bytes()
+    (folder / "users.parquet").write_bytes(raw.replace(b"occupation", b"occup\xfftion"))
+    spec = yaml.safe_load((folder / "dataset.yaml").read_text())
+    spec["users"]["path"] = "users.parquet"
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(DataError, match=r"users\.parquet: cannot be read"):
+        Dataset.open(folder)
+
+
 @pytest.mark.parametrize("encoding", ["punycode", "idna"])
 def test_encodings_with_errors_of_their_own(tiny_data: Path, tmp_path: Path, encoding: str) -> None:
     folder = tmp_path / "data"

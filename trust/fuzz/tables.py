@@ -241,7 +241,7 @@ class Tables(Target):
             if row is None or not isinstance(row.get("genres"), str):
                 continue
             got = held.catalog[item_id].text.get("genres", "")
-            if got != _prose(row["genres"]) and sum(r.get("item_id") == item_id for r in rows) == 1:
+            if got != _prose(row["genres"]) and sum(str(r.get("item_id")) == item_id for r in rows) == 1:
                 raise SilentChange(f"item {item_id!r}: genres {row['genres']!r} became {got!r}")
 
     @staticmethod

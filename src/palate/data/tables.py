@@ -108,7 +108,7 @@ def stream(src: TableSource, log: RejectLog) -> Iterator[Chunk]:
         for chunk in _raw(src, log):
             table = chunk.table if src.prepare is None else src.prepare(chunk.table)
             yield Chunk(table, chunk.lines)
-    except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeError) as error:
         raise DataError(
             f"{src.name}: cannot be read as {src.kind}: {' '.join(str(error).split())}; "
             "check that the file is whole and that its ending tells its format"
