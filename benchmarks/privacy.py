@@ -253,10 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.events:
         print(json.dumps([event_attack(a, args.data) for a in args.adapters], indent=1))
         return 0
-    reference = measured(args.reference, args.data, None)["scores"] if args.reference else None
+    known = measured(args.reference, args.data, None) if args.reference else None
+    reference = known["scores"] if known else None
     rows = []
     for path in args.adapters:
-        rows.append(measured(path, args.data, None if path == args.reference else reference))
+        rows.append(known if known and path == args.reference else measured(path, args.data, reference))
         print(f"{path}: {_cell(rows[-1]['NDCG@10'])}, attack {rows[-1]['attack']['auc']:.3f}", flush=True)
     rows.sort(key=epsilon)
     rec = Recommender.load(args.adapters[0], data=args.data)

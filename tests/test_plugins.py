@@ -125,7 +125,7 @@ class Pirate(English):
         return text.startswith("ahoy")
 
     def plain(self, text, known):
-        return text.removeprefix("ahoy").strip()
+        return text.removeprefix("ahoy").strip().replace("mirth", "comedy")
 """
 TARGET = """
 from palate.apps.export.targets import Export, Target
@@ -308,8 +308,11 @@ def test_a_language_of_the_chat(add: Add, bundle: Path, tiny_data: Path) -> None
     add("palate.chat.languages", "pirate", LANGUAGE)
     languages.cache_clear()
     try:
-        chat = Recommender.load(bundle, data=tiny_data, device="cpu").chat(user="1")
-        assert chat.ask("ahoy a comedy").items
+        rec = Recommender.load(bundle, data=tiny_data, device="cpu")
+        chat = rec.chat(user="1")
+        found = chat.ask("ahoy some mirth").items
+        assert found
+        assert all("Comedy" in rec.dataset.catalog[i.item_id].text["genres"] for i in found)
     finally:
         languages.cache_clear()
 

@@ -19,7 +19,9 @@ from accelerate import Accelerator
 from opacus.accountants import RDPAccountant
 from rich.console import Console
 
+from palate import Recommender
 from palate.config import PrivacyConfig, RunConfig
+from palate.data import Dataset
 from palate.errors import BudgetError, ConfigError
 from palate.train import privacy, private, read_config, run
 from palate.train.collate import Batch
@@ -256,6 +258,27 @@ def test_a_run_tells_what_it_spent_and_keeps_its_last_weights(config: Path) -> N
     assert spent["delta"] == pytest.approx(30**-1.1)
     assert spent["not covered"] == privacy.NOT_COVERED
     assert "epsilon: " in (done.bundle / "README.md").read_text()
+
+
+def test_a_bundle_holds_no_exact_fact_of_the_events(config: Path, tiny_data: Path) -> None:
+    bundle = trained(config).bundle
+    told = json.loads((bundle / "palate.json").read_text())
+    assert told["data"] == {"name": "tiny", "fingerprint": "", "users": 30, "items": 24}
+    assert not {"tokens", "seconds"} & set(told["training"])
+    assert Dataset.open(tiny_data).fingerprint not in (bundle / "palate.json").read_text()
+    assert len(Recommender.load(bundle, data=tiny_data, device="cpu").recommend(user="1", k=3)) == 3
+
+
+def test_gradient_checkpointing_is_heard_and_changes_nothing(config: Path, ready: Ready) -> None:
+    batches = packs(ready)[:3]
+    plain = summed(ready, planned(clip=1e9), batches)
+    made = prepare(read_config(config, ["train.gradient_checkpointing=true"]), device="cpu")
+    made.model.train()
+    ready.model.train()
+    heard = summed(made, planned(clip=1e9), batches)
+    layers = [m for m in made.model.modules() if getattr(m, "gradient_checkpointing", False)]
+    assert layers
+    torch.testing.assert_close(heard, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_goes_on_counts_all_its_steps(config: Path) -> None:

@@ -77,6 +77,11 @@ class EmptyLegalSet(RequestError):
     """The filters leave no item to recommend or generate."""
 
 
+def spelt(text: str) -> str:
+    """The text with half characters (lone surrogates), which JSON can spell and no file can hold, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:
     """A closing clause for an error text: the nearest known word, else the choices."""
     names = sorted(map(str, known))

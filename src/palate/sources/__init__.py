@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from palate.errors import SourceError
-from palate.sources.cache import Entry, Manifest, cache_dir, entries
+from palate.sources.cache import Entry, Manifest, cache_dir, damaged, entries
 from palate.sources.digest import digest
 from palate.sources.spec import ALIASES, Source, Spec, parse
 
@@ -25,6 +25,7 @@ __all__ = [
     "base_model",
     "cache_dir",
     "cached",
+    "damaged",
     "digest",
     "entries",
     "fetch",

@@ -202,6 +202,31 @@ class Entry:
         return self.folder / manifest.payload
 
 
+def damaged() -> dict[str, str]:
+    """Entries that are not what was stored: source (or folder, where the manifest is damaged) -> what is wrong.
+
+    Every file is hashed: about a second for the default weights.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(cache_dir().glob(f"*/*/{MANIFEST}")):
+        if path.parent.name.startswith("."):
+            continue
+        manifest = Manifest.read(path)
+        if manifest is None:
+            found[str(path.parent)] = f"{path} cannot be read"
+            continue
+        for name, record in manifest.files.items():
+            file = path.parent / manifest.payload / name
+            try:
+                wrong = "" if sha256_file(file) == record.sha256 else "has not the sha256 it was stored with"
+            except OSError as error:
+                wrong = f"cannot be read: {error.strerror}"
+            if wrong:
+                found[manifest.source] = f"{file} {wrong}"
+                break
+    return found
+
+
 def entries() -> Iterator[tuple[Path, Manifest]]:
     """Every finished entry of the cache: (folder, manifest)."""
     for path in sorted(cache_dir().glob(f"*/*/{MANIFEST}")):

@@ -42,7 +42,7 @@ def export(
     world: int,
     spent: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Save the model's current weights as a bundle; returns its folder. spent: of privacy, see `private.told`."""
+    """Save the model's current weights as a bundle; returns its folder. spent: of privacy, see `privacy.told`."""
     if ready.model.soft is not None:  # rows that only training needs stay behind
         ready.model.soft.align(ready.dataset.catalog.item_ids)
     return bundle.save(output_folder(ready), ready.model, describe(ready, progress, metrics, world, spent))
@@ -85,15 +85,12 @@ def describe(
         }
     if isinstance(split := held.split(events), RatedSplit):
         unseen = {"held_out_ratings": held_out_ratings(split, held.options["share"], held.options["seed"])}
+    # exact facts of the events would tell whoever knows all other users whether one was there
+    exact = {} if spent else {"fingerprint": data.fingerprint, "interactions": len(events.items)}
+    cost = {} if spent else {"tokens": progress.tokens, "seconds": round(progress.seconds, 1)}
     return {
         "name": config.name,
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "users": len(events),
-            "items": len(events.item_ids),
-            "interactions": len(events.items),
-        },
+        "data": {"name": data.name, "fingerprint": "", "users": len(events), "items": len(events.item_ids), **exact},
         "encoders": dict(ready.encoders),
         **({"captions": features.captions_meta(config.captions)} if config.captions else {}),
         "templates": dict(ready.templates),
@@ -102,8 +99,7 @@ def describe(
         "training": {
             "steps": progress.step,
             "best step": int(metrics.get("step", progress.step)),
-            "tokens": progress.tokens,
-            "seconds": round(progress.seconds, 1),
+            **cost,
             "processes": world,
             "seed": config.train.seed,
             "held out": HELD_OUT[held.split_by],

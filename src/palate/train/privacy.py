@@ -107,7 +107,7 @@ def plan(privacy: PrivacyConfig, users: int, steps: int) -> Plan:
 
 
 def told(plan: Plan, steps: int) -> dict[str, Any]:
-    """What `palate.json` says of it."""
+    """What `palate.json` says of it; `export.describe` leaves out exact facts of the events."""
     epsilon = None if plan.repeatable else round(plan.epsilon(steps), 3)
     return {
         "unit": "user",

@@ -22,7 +22,7 @@ from palate.train.collate import Batch, Position, collate
 from palate.train.mixture import Mixture
 from palate.train.privacy import Plan
 from palate.train.step import NO_ITEMS, TrainingStep
-from palate.train.update import Measured
+from palate.train.update import Measured, at, trained
 
 
 class Draws:
@@ -84,7 +84,7 @@ class PrivateUpdate:
 
         assert config.privacy is not None
         self.config, self.weights, self.accelerator, self.plan = config, list(weights), accelerator, plan
-        groups = model.parameter_groups(config)
+        groups = trained(model, config)
         self.peaks = [float(g["lr"]) for g in groups]
         self.parameters = [p for g in groups for p in g["params"]]
         self.module = TrainingStep(model, withheld)
@@ -106,8 +106,7 @@ class PrivateUpdate:
         """
         if asked:
             return None
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+        at(self.optimizer, self.peaks, factor)
         sums, norms = np.zeros(len(self.weights)), []
         counts = np.sum([b.counts for b in batches], axis=0) if batches else np.zeros(len(self.weights))
         for n, batch in enumerate(batches, 1):

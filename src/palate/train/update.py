@@ -58,9 +58,7 @@ class Update:
         self.sharded = how == "fsdp"
         self.config, self.weights, self.accelerator = config, list(weights), accelerator
         self.world = int(accelerator.num_processes)
-        if config.gradient_checkpointing:
-            _checkpoint_layers(model.lm)
-        groups = model.parameter_groups(config)
+        groups = trained(model, config)
         self.peaks = [float(g["lr"]) for g in groups]
         self.parameters = [p for g in groups for p in g["params"]]
         step = TrainingStep(model, withheld, teacher, config.teacher.share if config.teacher else 0.0)
@@ -81,8 +79,7 @@ class Update:
         *counts, tokens, stop = self._total(torch.tensor(own, dtype=torch.float64)).tolist()
         if stop:
             return None
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+        at(self.optimizer, self.peaks, factor)
         sums = self._backward(batches, counts)
         norm = self._step() if self.zero is None else self.zero.step()
         sums = self._total(sums)
@@ -147,6 +144,21 @@ class Update:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def trained(model: Model, config: TrainConfig) -> list[dict[str, Any]]:
+    """Optimizer groups of all that is trained, each at its peak rate; layers recompute their activations where the
+    config says so.
+    """
+    if config.gradient_checkpointing:
+        _checkpoint_layers(model.lm)
+    return model.parameter_groups(config)
+
+
+def at(optimizer: Any, peaks: Sequence[float], factor: float) -> None:
+    """Set each group's rate to `factor` of its peak."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * factor
 
 
 def _for_ddp(step: TrainingStep) -> TrainingStep:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palate.apps.candidates.tables import Bad
-from palate.errors import TooManyRejects
+from palate.errors import TooManyRejects, spelt
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,6 @@ class Reject:
         return {n: getattr(self, n) for n in ("file", "line", "column", "value", "reason")}
 
 
-def _whole(text: str) -> str:
-    """The text, half characters (lone surrogates) written as escapes: no file could hold them."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 class Rejects(list[Reject]):
     """The bad rows of one table, as they come."""
 
@@ -43,7 +38,7 @@ class Rejects(list[Reject]):
         self.file = file
 
     def add(self, line: int, column: str, value: Any, reason: str, counts: bool = True) -> None:
-        self.append(Reject(self.file, line, _whole(column), _whole(str(value)[:200]), _whole(reason), counts))
+        self.append(Reject(self.file, line, spelt(column), spelt(str(value)[:200]), spelt(reason), counts))
 
     def bad(self, line: int, bad: Bad) -> None:
         self.add(line, bad.column, bad.value, bad.reason)

@@ -28,7 +28,7 @@ from palate.apps.candidates.cells import parse_context, parse_history, parse_ids
 from palate.apps.candidates.chunks import COLUMNS, Chunk, check_columns, key_of
 from palate.apps.candidates.rejects import Rejects
 from palate.apps.candidates.tables import Bad, Reader, Row, find_tables
-from palate.errors import RequestError, did_you_mean
+from palate.errors import RequestError, did_you_mean, spelt
 from palate.recommender.shelf import Shelf
 from palate.schema import Request
 
@@ -129,9 +129,10 @@ class _Pass:
             self.rejects.add(line, column, "", f"{column} is empty")
             return None
         for column in ("request_id", "user_id"):
-            if not text(row.get(column)).isascii() and _half(text(row.get(column))):
+            value = text(row.get(column))
+            if spelt(value) != value:
                 reason = f"{column} holds half of a character (a lone surrogate), which no table can; write it whole"
-                self.rejects.add(line, column, row[column], reason)
+                self.rejects.add(line, column, value, reason)
                 return None
         column = "history"
         try:
@@ -165,12 +166,3 @@ class _Pass:
                     self.rejects.add(line, column, item_id, str(error))
                 return False
         return True
-
-
-def _half(value: str) -> bool:
-    """Whether a text holds half of a character, which JSON can spell and no file can hold."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

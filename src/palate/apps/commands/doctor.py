@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 
 from palate import sources
-from palate.sources.cache import MANIFEST, sha256_file
 
 NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors", "datasets", "pyarrow", "numpy")
 OPTIONAL = {
@@ -125,33 +124,8 @@ def _cache() -> str:
     return f"{folder} can be written"
 
 
-def corrupted() -> dict[str, str]:
-    """Cache entries that are not what was stored: source (or folder, where the manifest is damaged) -> what is wrong.
-
-    Every file is hashed: about a second for the default weights.
-    """
-    found: dict[str, str] = {}
-    readable = set()
-    for folder, manifest in sources.entries():
-        readable.add(folder)
-        for name, record in manifest.files.items():
-            file = folder / manifest.payload / name
-            try:
-                same = sha256_file(file) == record.sha256
-            except OSError as error:
-                found[manifest.source] = f"{file} cannot be read: {error.strerror}"
-                break
-            if not same:
-                found[manifest.source] = f"{file} has not the sha256 it was stored with"
-                break
-    for path in sources.cache_dir().glob(f"*/*/{MANIFEST}"):
-        if path.parent not in readable and not path.parent.name.startswith("."):
-            found[str(path.parent)] = f"{path} cannot be read"
-    return found
-
-
 def _entries() -> str:
-    wrong = corrupted()
+    wrong = sources.damaged()
     if wrong:
         told = "; ".join(f"{source}: {what}" for source, what in wrong.items())
         raise RuntimeError(f"{told}; run `palate models fetch SOURCE --verify`, or delete the folder, to fetch it anew")

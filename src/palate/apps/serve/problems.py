@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from palate.errors import EmptyLegalSet, PalateError, did_you_mean
+from palate.errors import EmptyLegalSet, PalateError, did_you_mean, spelt
 
 log = logging.getLogger("palate.serve")
 
@@ -84,8 +84,7 @@ def body(message: str, code: str, status: int) -> dict[str, Any]:
 
 
 def response(message: str, code: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    message = message.encode("utf-8", "backslashreplace").decode()  # half characters, which no body can hold
-    return JSONResponse(body(message, code, status), status, headers=dict(headers or {}))
+    return JSONResponse(body(spelt(message), code, status), status, headers=dict(headers or {}))
 
 
 def of(error: Exception) -> JSONResponse:

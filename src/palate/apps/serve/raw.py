@@ -91,11 +91,11 @@ def _ids(runner: Runner, encoder: TextEncoder, text: Raw, where: str) -> Ints:
     ids: Any = encoder.content([text])[0] if isinstance(text, str) else text
     if not len(ids):
         raise RequestError(f"{where}: expected at least one token, got an empty text")
-    size = runner.model.lm.get_input_embeddings().weight.shape[0]
-    # before they are an array: JSON's numbers may be larger than any int64
-    wrong = next((i for i in ids if not 0 <= i < size), None)
-    if wrong is not None:
-        raise RequestError(f"{where}: expected token ids from 0 to {size - 1}, got {str(wrong)[:40]}")
+    if not isinstance(text, str):  # before they are an array: JSON's numbers may be larger than any int64
+        size = runner.model.lm.get_input_embeddings().weight.shape[0]
+        wrong = next((i for i in ids if not 0 <= i < size), None)
+        if wrong is not None:
+            raise RequestError(f"{where}: expected token ids from 0 to {size - 1}, got {str(wrong)[:40]}")
     return np.asarray(ids, dtype=np.int64)
 
 

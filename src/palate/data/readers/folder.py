@@ -25,7 +25,7 @@ from palate.data.readers import Layout, Reader
 from palate.data.rejects import MAX_CHARS, Reject
 from palate.data.spec import SPEC_FILE, DatasetSpec, InteractionsSpec, ItemsSpec, Show
 from palate.data.tables import TableSource
-from palate.errors import DataError
+from palate.errors import DataError, spelt
 
 SUFFIXES = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
@@ -72,7 +72,7 @@ class Listing:
     left: list[Reject] = field(default_factory=list)
 
     def leave(self, relative: str, reason: str, kind: str = "") -> None:
-        shown = relative.encode("utf-8", "backslashreplace").decode()[:MAX_CHARS]
+        shown = spelt(relative)[:MAX_CHARS]
         self.left.append(Reject(self.root.name, None, kind, shown, reason, "media"))
 
 
