@@ -218,6 +218,33 @@ def test_skipped_events_leave_what_came_next_as_the_target(made: Material) -> No
     assert all(same(a, b) for a, b in zip(found, again, strict=True))
 
 
+def test_ties_are_told_in_any_order_and_never_with_their_answer(made: Material) -> None:
+    train = made.train
+    times = (np.arange(len(train.items)) - train.indptr[train.users]) // 3 * 10.0  # three events a moment
+    tied = replace(made, train=replace(train, timestamps=times), shuffle_ties=True)
+    plain = of("embedding", replace(tied, shuffle_ties=False))
+    moved = 0
+    for e, full in zip(of("embedding", tied), plain, strict=True):
+        assert len(e.targets) == len(full.targets)
+        shown = [train.item_index[i] for i in e.prompt.history]
+        for n, (target, event) in enumerate(zip(e.targets, e.events, strict=True)):
+            if target >= 0:
+                assert train.items[event] == target
+                assert target not in shown[:n] or list(train.items[: event + 1]).count(target) > 1
+        # what is told at a place is of the same moment as in the file's order
+        assert [times[n] for n in e.events] == [times[n] for n in full.events]
+        moved += e.prompt.history != full.prompt.history
+    assert moved
+
+
+def test_without_ties_or_without_times_nothing_is_shuffled(made: Material) -> None:
+    unknown = replace(made.train, timestamps=np.full(len(made.train.items), np.nan))
+    rng = np.random.default_rng(1)
+    for train in (made.train, unknown):
+        material = replace(made, train=train, shuffle_ties=True)
+        assert all((material.order(u, rng) == np.arange(n)).all() for u, n in enumerate(material.lengths.tolist()))
+
+
 # --- purity and leaks -------------------------------------------------------------------------------------
 
 

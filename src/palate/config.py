@@ -311,6 +311,9 @@ class TrainConfig(Config):
     """Stop after this many epochs of the schedule that `epochs` sets; a later run may go on from there."""
     skip: float = Field(0.0, ge=0, lt=1)
     """Chance that the embedding task leaves an event out of a history it shows (what came next stays the target)."""
+    shuffle_ties: bool = False
+    """The embedding task shows events of the same moment in an order drawn for each example: where times are coarse,
+    the order within a tie is that of the file and says nothing."""
     batch_tokens: int = Field(4096, ge=64)
     """Token budget of one pack (one forward pass of one process)."""
     accumulate: int = Field(1, ge=1)

@@ -108,6 +108,7 @@ def prepare(config: RunConfig, *, device: str, rank: int = 0, world: int = 1, da
         _texts(dataset, templates.values()),
         rows,
         config.train.skip,
+        config.train.shuffle_ties,
     )
     share: dict[str, Any] = {
         "users": config.train.validate_users,

@@ -56,7 +56,8 @@ class Material:
     show, not even as a negative. interests: sums up events, oldest first, as entries of a profile. told: user id ->
     all events with their texts, where templates write them; numbers alone are read from `train`. rows: user id, item
     id -> the row of the feature tables that the user is shown for it, where that is not the item's own (see
-    `rated.Crossfit`). skip: chance that the embedding task leaves an event out of a history.
+    `rated.Crossfit`). skip: chance that the embedding task leaves an event out of a history. shuffle_ties: it shows
+    events of the same moment in an order drawn for each example.
     """
 
     train: Interactions
@@ -69,6 +70,7 @@ class Material:
     told: Callable[[str], Sequence[Event]] | None = None
     rows: Callable[[str, str], str] | None = None
     skip: float = 0.0
+    shuffle_ties: bool = False
 
     @cached_property
     def lengths(self) -> Ints:
@@ -93,18 +95,44 @@ class Material:
         item = self.train.item_ids[int(self.train.items[n])]
         return Event(item, None if np.isnan(time) else time, None if np.isnan(rating) else rating)
 
+    def order(self, user: int, rng: np.random.Generator) -> Ints:
+        """A user's train events in the order an example tells them, int64 [H] of 0 .. H - 1: as they came, or with
+        those of the same moment in an order drawn from `rng`, since nothing says which of them was first.
+        """
+        start, end = self.train.indptr[user], self.train.indptr[user + 1]
+        times = self.train.timestamps[start:end]
+        if not self.shuffle_ties or np.isnan(times).any():
+            return np.arange(end - start)
+        return np.lexsort((rng.random(len(times)), times)).astype(np.int64)
+
     def request(
-        self, user: int, first: int, stop: int, rng: np.random.Generator, candidates: Sequence[int] = ()
+        self,
+        user: int,
+        first: int,
+        stop: int,
+        rng: np.random.Generator,
+        candidates: Sequence[int] = (),
+        order: Ints | None = None,
     ) -> Request:
         """A request with that part of a user's train history, made at the time of event `stop`. Half of them show no
-        profile, as new users have none; what is summed up of the history before it they all show.
+        profile, as new users have none; what is summed up of the history before it they all show. order: of the user's
+        events, as `order` draws it; None takes them as they came.
         """
         name = self.train.user_ids[user]
         profile = dict(self.profiles.get(name, {})) if rng.random() < 0.5 else {}
+        order = np.arange(self.lengths[user]) if order is None else order
         if self.interests is not None and first:
-            profile = {**self.interests(self.events(user, 0, first)), **profile}
+            profile = {**self.interests(self._told(user, order[:first])), **profile}
         ids = tuple(self.train.item_ids[c] for c in candidates)
-        return Request(name, name, self.events(user, first, stop), ids, self.time(user, stop), profile)
+        return Request(name, name, self._told(user, order[first:stop]), ids, self.time(user, stop), profile)
+
+    def _told(self, user: int, numbers: Ints) -> tuple[Event, ...]:
+        """These train events of a user, in this order."""
+        if not len(numbers):
+            return ()
+        low = int(numbers.min())
+        events = self.events(user, low, int(numbers.max()) + 1)
+        return tuple(events[n - low] for n in numbers.tolist())
 
     def time(self, user: int, n: int) -> dict[str, str]:
         """The time of a user's train event number n as context, where prompts say anything of it: all that a request

@@ -61,7 +61,8 @@ class Embedding(Task):
 
     def example(self, number: int, rng: np.random.Generator) -> Example:
         user, first, stop = self.window(number, rng)
-        request = self.material.request(user, first, stop, rng)
+        order = self.material.order(user, rng)
+        request = self.material.request(user, first, stop, rng, order=order)
         shown = np.arange(first, stop)
         if self.material.skip:
             shown = shown[rng.random(len(shown)) >= self.material.skip]
@@ -69,13 +70,13 @@ class Embedding(Task):
         prompt = self.material.serializer.prompt(self.template, request)
         shown = shown[len(shown) - len(prompt.item_ends) :]  # the token budget may have cost the oldest
         next_ones = np.concatenate([[shown[0] if len(shown) else first], shown + 1])
-        targets = self.material.train.sequence(user)[next_ones].copy()
+        targets = self.material.train.sequence(user)[order[next_ones]]
         if next_ones[0]:
             targets[0] = -1  # `start` means an empty history, which this is not
         if self.material.prompt.context:
             moments = self.material.moments(user, first, stop + 1)
             targets[[moments[n - first] != moments[-1] for n in next_ones]] = -1  # asked at another time than it says
-        events = self.material.train.indptr[user] + next_ones
+        events = self.material.train.indptr[user] + order[next_ones]
         return Example(self.name, prompt, np.full(len(prompt), IGNORE, dtype=np.int64), targets, events)
 
 
