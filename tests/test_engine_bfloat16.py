@@ -104,8 +104,10 @@ def test_bases_whose_norms_are_not_known_keep_their_stream() -> None:
     assert not widen(torch.nn.Linear(2, 2))
 
 
-def test_the_stream_is_wide_at_inference_alone(trios: Any) -> None:
-    mine: Model = trios("llama").mine
+@pytest.mark.parametrize(("dtype", "wide"), [("bfloat16", torch.float32), ("float32", torch.float64)])
+def test_the_stream_is_wide_at_inference_alone(tmp_path: Path, tiny_base: Path, dtype: str, wide: torch.dtype) -> None:
+    mine = create(save_base(tmp_path / "base", tiny_base, "llama", dtype=dtype), dtype=dtype)
+    own = mine.dtype
     seen = []
     layer = mine._views[0].layers[1]
     handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
@@ -114,8 +116,27 @@ def test_the_stream_is_wide_at_inference_alone(trios: Any) -> None:
 
         pack = concat([prompt(mine, range(5))])
         with torch.no_grad():
-            assert mine(pack).dtype == torch.bfloat16
+            assert mine(pack).dtype == own
         mine(pack)
     finally:
         handle.remove()
-    assert seen == [torch.float32, torch.bfloat16]
+    assert seen == [wide, own]
+
+
+def test_in_float32_large_activations_cost_no_small_ones(tmp_path: Path, tiny_base: Path) -> None:
+    """Real bases carry a few huge numbers in the stream ("massive activations"), which later layers take back."""
+    mine = create(save_base(tmp_path / "base", tiny_base, "llama", dtype="float32"), dtype="float32")
+    layers = mine._views[0].layers
+    layers[0].register_forward_hook(lambda _, __, out: out + 2.0**20)
+    layers[-1].register_forward_hook(lambda _, __, out: out - 2.0**20)
+    asked = jobs(mine)
+
+    def scored(wide: bool) -> list[np.ndarray]:
+        mine._wide = wide
+        return [values(job, out) for job, out in zip(asked, Runner(mine).run(asked), strict=True)]
+
+    wide, narrow = scored(True), scored(False)
+    mine.double()  # the truth
+    exact = scored(False)
+    errors = [max(apart(a, b).max() for a, b in zip(found, exact, strict=True)) for found in (wide, narrow)]
+    assert errors[0] < 1e-4 < errors[1]

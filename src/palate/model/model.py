@@ -120,8 +120,8 @@ class Model(nn.Module):
             )
         layout = Layout(pack.segments, memory, pack.positions, self.device)
         embeds = self.embed(pack)
-        if self._wide and residual.wanted(embeds):
-            embeds = embeds.float()
+        if self._wide:
+            embeds = residual.wider(embeds)
         positions = torch.from_numpy(pack.positions).to(self.device)
         if layout.blockwise:
             # few shapes, so that compiled kernels meet no new ones
