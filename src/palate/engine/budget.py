@@ -14,7 +14,7 @@ from palate.model import Model
 LEAST = 256
 """Packs smaller than this are not tried."""
 MOST = {"cpu": 3072, "cuda": 16384}
-"""On two CPU cores packs of 2,800 tokens were 5% faster than of 2,048, and of 4,096 no faster; CUDA was not measured."""
+"""On two CPU cores packs of 2,800 tokens were 5% faster than of 2,048, of 4,096 no faster; CUDA was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
