@@ -1,8 +1,8 @@
 """The residual stream wider than the weights: what linear layers add up is not rounded again at every layer.
 
 Measured on a CPU with bfloat16 arithmetic, SmolLM2-135M, 840 title tokens: root mean square distance from float32
-scoring 0.107 a token instead of 0.126, at the same speed (docs/notes/2026-11-24-cpu-bfloat16.md). Of a float32 base, the
-largest distance fell from 1.1e-4 to 7e-5 as its stream became float64 (docs/notes/2026-11-23-exactness.md).
+scoring 0.107 a token instead of 0.126, at the same speed (docs/notes/2026-11-24-cpu-bfloat16.md). Of a float32 base
+the largest distance fell from 1.1e-4 to 7e-5 as its stream became float64 (docs/notes/2026-11-23-exactness.md).
 """
 
 from __future__ import annotations
