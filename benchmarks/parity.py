@@ -41,8 +41,10 @@ def packed(model: Model, jobs: Sequence[Job], max_tokens: int | None = None) -> 
 
 
 @torch.inference_mode()
-def one_at_a_time(model: Model, jobs: Sequence[Job]) -> Scores:
-    """Palate's model with one prompt and one candidate a forward: the reference for prompts with soft tokens."""
+def one_at_a_time(model: Model, jobs: Sequence[Job], plain: bool = False) -> Scores:
+    """Prompts with soft tokens, one candidate a forward: through Palate's model, which is the reference in float32; or
+    (plain) through the causal LM as transformers and PEFT run it, given the same embeddings.
+    """
     out: Scores = []
     for job in jobs:
         rows = []
@@ -50,8 +52,13 @@ def one_at_a_time(model: Model, jobs: Sequence[Job]) -> Scores:
         for branch in job.branches:
             ids = np.concatenate([job.prompt.token_ids, branch.token_ids])
             moved = [Slot(s.start + size, s.length, s.modality, s.item_id) for s in branch.slots]
-            hidden = model(concat([Prompt(ids, (*job.prompt.slots, *moved))]))
-            logp = model.logits(hidden[size - 1 : -1]).log_softmax(-1)
+            pack = concat([Prompt(ids, (*job.prompt.slots, *moved))])
+            if plain:
+                called = model.lm(inputs_embeds=model.embed(pack)[None], use_cache=False)
+                logits = called.logits[0, size - 1 : -1].float()
+            else:
+                logits = model.logits(model(pack)[size - 1 : -1])
+            logp = logits.log_softmax(-1)
             targets = torch.from_numpy(branch.token_ids).to(logp.device)
             text = np.ones(len(branch), dtype=bool)
             for slot in branch.slots:
@@ -108,13 +115,17 @@ def _soft(base: Base, options: argparse.Namespace) -> dict[str, Any] | str:
         "what": work.what,
         "soft_tokens": sum(s.length for j in work.jobs for s in j.prompt.slots),
     }
-    lows = None
+    lows: dict[str, Scores] = {}
     if low != "float32":
-        lows = packed(model, work.jobs), one_at_a_time(model, work.jobs)
+        lows = {
+            "packed": packed(model, work.jobs),
+            "naive": one_at_a_time(model, work.jobs, plain=True),
+            "one_at_a_time": one_at_a_time(model, work.jobs),
+        }
         model.float()  # the same weights, computed more exactly
     reference = one_at_a_time(model, work.jobs)
     found["packed_float32"] = apart(packed(model, work.jobs), reference)
     if lows:
-        found[f"packed_{low}"], found[f"naive_{low}"] = (apart(x, reference) for x in lows)
+        found |= {f"{way}_{low}": apart(scores, reference) for way, scores in lows.items()}
         found["packed_no_worse_than_naive"] = found[f"packed_{low}"]["max"] <= found[f"naive_{low}"]["max"]
     return found
